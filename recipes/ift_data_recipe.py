@@ -1,1 +1,49 @@
-"""Placeholder until the stage lands."""
+"""Prepare a dataset: reports, questions and a manifest in one folder.
+
+tune run ift_data_recipe --config data_wbcatt.yaml builder.root=PATH output_dir=OUT
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from ift_components.config import entry_point, instantiate
+from ift_components.data.build import BuildOptions, prepare
+from ift_components.data.mcq import QuestionOptions
+
+
+@dataclass
+class DataSettings:
+    """The keys of a data config.
+
+    Attributes:
+        builder: the dataset builder and its arguments; `builder.root` is the dataset's folder.
+        output_dir: the prepared folder to write.
+        questions: how questions are made.
+        max_side: reduce larger images to this many pixels on the longer side; null keeps them.
+        near_duplicates: also look for images that look alike across splits.
+        workers: threads that open images; null takes one a processor.
+    """
+
+    builder: dict[str, Any] = MISSING
+    output_dir: str = MISSING
+    questions: QuestionOptions = field(default_factory=QuestionOptions)
+    max_side: int | None = None
+    near_duplicates: bool = False
+    workers: int | None = None
+
+
+@entry_point(DataSettings)
+def main(cfg: DictConfig) -> None:
+    """Prepare a dataset: reports, questions and a manifest in one folder."""
+    source = instantiate(cfg.builder)
+    questions = QuestionOptions(**cfg.questions)
+    options = BuildOptions(cfg.max_side, cfg.near_duplicates, cfg.workers)
+    manifest = prepare(source, cfg.output_dir, questions, options)
+    for kind, counts in manifest["counts"].items():
+        print(f"{kind}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Dataset builders, one file each; a config names one by `_component_: ift_components.data.builders.NAME`."""
+
+from ift_components.data.builders.wbcatt import wbcatt
+
+__all__ = ["wbcatt"]

@@ -1,0 +1,290 @@
+"""Preparing a dataset: from a builder's records to the prepared folder.
+
+Two passes over the records: the first reads tables alone and collects every bad row, so that a mistake in a table shows
+at once; the second opens the images. The folder grows under a hidden name beside the final one and is renamed when it
+is complete.
+"""
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ift_components.data.decode import open_image
+from ift_components.data.mcq import QuestionMaker, QuestionOptions, wrong_choices
+from ift_components.data.parts import (
+    FILE_SCHEMA,
+    PART_ROWS,
+    Job,
+    Writer,
+    is_current,
+    merge,
+    merge_questions,
+    part_rows,
+    unchanged,
+    write_part,
+)
+from ift_components.data.prepared import FORMAT_VERSION, QUESTION_SPLITS, SPLITS
+from ift_components.data.reports import make_report
+from ift_components.data.source import Problems, Record, Source
+from ift_components.errors import DataError, UserError
+from ift_components.files import require_new_folder, sha256, write_json
+
+FILES = "files.parquet"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What is done to every image, and by how many threads.
+
+    Attributes:
+        max_side: reduce larger images to this many pixels on the longer side; None keeps them.
+        near_duplicates: also look for images that look alike (difference hash), not only for identical files.
+        workers: threads that open images; by default as many as there are processors.
+    """
+
+    max_side: int | None = None
+    near_duplicates: bool = False
+    workers: int | None = None
+
+
+@dataclass
+class Survey:
+    """What the first pass over the records tells."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    values: dict[str, dict[str, Counter[str]]] = field(default_factory=dict)
+    pools: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def prepare(
+    source: Source, output_dir: str | Path, questions: QuestionOptions, options: BuildOptions
+) -> dict[str, Any]:
+    """Write the prepared folder and return its manifest.
+
+    A folder that holds the same build of unchanged sources is left as it is. An interrupted build continues.
+
+    Args:
+        source: what a builder returned.
+        output_dir: the folder to write; it must be absent, empty or the same build.
+        questions: how questions are made.
+        options: what is done to images.
+
+    Raises:
+        DataError: for bad rows (unless the source skips them), an empty split, or a full disk.
+        UserError: if the folder holds something else.
+    """
+    out = Path(output_dir).expanduser().absolute()
+    questions.check()
+    identity = _identity(source, questions, options)
+    if _is_same_build(out, identity):
+        print(f"{out}: unchanged, nothing to do")
+        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    require_new_folder(out)
+    for note in source.notes:
+        print(f"note: {note}")
+    survey = survey_records(source, questions)
+    with _partial_folder(out, identity) as partial:
+        maker = QuestionMaker(source.schema, questions, survey.pools)
+        problems = Problems()
+        _write_parts(source, survey, maker, options, partial, problems)
+        manifest = _finish(source, survey, partial, identity, problems)
+        _sync(partial)
+        partial.rename(out)
+    return manifest
+
+
+def _identity(source: Source, questions: QuestionOptions, options: BuildOptions) -> dict[str, Any]:
+    """Return everything that decides a build's content, apart from the images."""
+    return {
+        "format": FORMAT_VERSION,
+        "package": {"name": "instruction-free-tuning", "version": version("instruction-free-tuning")},
+        "builder": {"name": source.name, "arguments": dict(source.arguments)},
+        "questions": asdict(questions),
+        "seed": questions.seed,
+        "options": {"max_side": options.max_side, "near_duplicates": options.near_duplicates},
+        "tables": {str(path.relative_to(source.root)): sha256(path) for path in source.tables},
+        "schema": source.schema.to_dict(),
+    }
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Return the SHA-256 of what decides a build's content."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_same_build(out: Path, identity: dict[str, Any]) -> bool:
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        same = manifest["fingerprint"] == fingerprint(identity)
+        return same and all(map(unchanged, part_rows(out / FILES, ["file", "size", "mtime_ns"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _partial_folder(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
+    """Give the hidden folder in which the build grows; a user's error removes it, an interruption keeps it."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with (partial.parent / f".{out.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"output_dir: another process is preparing {out}; wait for it") from error
+            state = partial / "fingerprint"
+            if not state.is_file() or state.read_text() != fingerprint(identity):
+                shutil.rmtree(partial)
+                (partial / "parts").mkdir(parents=True)
+                state.write_text(fingerprint(identity))
+            try:
+                yield partial
+            except (DataError, OSError):
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            except KeyboardInterrupt:
+                print(f"\ninterrupted; the same command continues where this one stopped ({partial})")
+                raise
+            finally:
+                Path(lock.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; nothing was left behind") from error
+
+
+def survey_records(source: Source, questions: QuestionOptions) -> Survey:
+    """Read the tables once, without the images, and check them.
+
+    Raises:
+        DataError: for bad rows, unless the source skips them, and for an empty split.
+    """
+    survey, problems = Survey(), Problems()
+    names = [a.name for a in source.schema.attributes]
+    survey.values = {name: {split: Counter() for split in SPLITS} for name in names}
+    open_pools = {a.name: a for a in source.schema.attributes if a.asked and a.option_texts() is None}
+    for record, _ in checked_records(source, problems):
+        survey.counts[record.split] += 1
+        for name, value in record.values.items():
+            if name in survey.values:
+                survey.values[name][record.split][value] += 1
+            if name in open_pools:
+                survey.pools[name].add(open_pools[name].text(value))
+        for choice in record.choices:
+            if choice.options is None:
+                survey.pools[choice.attribute].add(choice.answer)
+    if source.on_bad_row == "error":
+        problems.raise_if_any(source.name)
+    for split in source.splits:
+        if not survey.counts[split]:
+            hint = f"; {problems.count} bad row(s) were left out" if problems.count else ""
+            raise DataError(f"{source.name}: split '{split}' is empty{hint}")
+    _check_questions(source, survey, questions)
+    return survey
+
+
+def _check_questions(source: Source, survey: Survey, questions: QuestionOptions) -> None:
+    """Check that every attribute can be asked, before an image is opened."""
+    maker = QuestionMaker(source.schema, questions, survey.pools)
+    for attribute in source.schema.attributes:
+        if attribute.asked and (attribute.option_texts() or survey.pools[attribute.name]):
+            maker.check_attribute(attribute)
+
+
+def checked_records(source: Source, problems: Problems) -> Iterator[tuple[Record, str]]:
+    """Yield the source's usable records with their reports; notes bad rows, repeated ids and empty reports."""
+    seen: set[str] = set()
+    for record in source.records(problems):
+        report = record.report if record.report is not None else make_report(source.schema, record.values)
+        if record.split not in SPLITS:
+            problems.add(record.where, f"split is '{record.split}', expected one of: {', '.join(SPLITS)}")
+        elif record.id in seen:
+            problems.add(record.where, f"id '{record.id}' occurs a second time")
+        elif not report.strip():
+            problems.add(record.where, "the report is empty")
+        elif wrong := wrong_choices(record):
+            problems.add(record.where, wrong)
+        else:
+            seen.add(record.id)
+            yield record, report
+
+
+def _write_parts(
+    source: Source, survey: Survey, maker: QuestionMaker, options: BuildOptions, partial: Path, problems: Problems
+) -> None:
+    open_one = functools.partial(
+        open_image, square=source.square, max_side=options.max_side, perceptual=options.near_duplicates
+    )
+    waiting: dict[str, list[Job]] = {split: [] for split in SPLITS}
+    written: Counter[str] = Counter()
+    workers = options.workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool, tqdm(total=survey.counts.total(), unit="img", desc=source.name) as bar:
+
+        def flush(split: str) -> None:
+            jobs = waiting[split]
+            path = partial / "parts" / f"{split}-{written[split]:06d}.parquet"
+            written[split] += 1
+            if jobs and is_current(path, [record.id for record, _, _ in jobs]):
+                bar.update(len(jobs))
+            elif jobs:
+                write_part(path, jobs, source.images, open_one, pool, lambda: bar.update(1))
+            waiting[split] = []
+
+        for record, report in checked_records(source, problems):
+            asked = maker.make(record) if record.split in QUESTION_SPLITS else []
+            waiting[record.split].append((record, report, asked))
+            if len(waiting[record.split]) == PART_ROWS:
+                flush(record.split)
+        for split in SPLITS:
+            flush(split)
+
+
+def _finish(
+    source: Source, survey: Survey, partial: Path, identity: dict[str, Any], problems: Problems
+) -> dict[str, Any]:
+    counts: dict[str, dict[str, int]] = {"reports": {}, "questions": {}}
+    for kind in counts:
+        (partial / kind).mkdir(exist_ok=True)
+    with Writer(partial / FILES, FILE_SCHEMA, rows=10_000) as files:
+        for split in SPLITS:
+            parts = sorted((partial / "parts").glob(f"{split}-*.parquet"))
+            counts["reports"][split] = merge(parts, partial / "reports" / f"{split}.parquet", files)
+            if split in QUESTION_SPLITS:
+                counts["questions"][split] = merge_questions(parts, partial / "questions" / f"{split}.parquet")
+    for fact in part_rows(partial / FILES, ["problem", "where"]):
+        if fact["problem"] is not None:
+            problems.add(fact["where"], fact["problem"])
+    if source.on_bad_row == "error":
+        problems.raise_if_any(source.name)
+    empty = [split for split in source.splits if not counts["reports"][split]]
+    if empty:
+        raise DataError(f"{source.name}: no usable image in split '{empty[0]}'; {problems.count} row(s) were left out")
+    manifest = {
+        **identity,
+        "fingerprint": fingerprint(identity),
+        "counts": counts,
+        "skipped": {"count": problems.count, "first": problems.first},
+        "notes": list(source.notes),
+    }
+    write_json(partial / "manifest.json", manifest)
+    shutil.rmtree(partial / "parts")
+    (partial / "fingerprint").unlink()
+    return manifest
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

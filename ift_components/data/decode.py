@@ -1,0 +1,147 @@
+"""Opening images of any kind, so that what goes into a prepared folder decodes to plain 8-bit RGB or grey.
+
+A JPEG or PNG that already is that is kept byte for byte. What is converted, always to PNG, which loses nothing:
+CMYK, palettes and transparency (over white) to RGB; 16-bit and floating point stretched from the image's own lowest
+and highest value to 8-bit grey; EXIF rotation applied; other file formats re-encoded; DICOM windowed (`dicom`).
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ift_components.errors import DataError
+
+MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that was opened and checked.
+
+    Attributes:
+        content: bytes of a JPEG or PNG to store; the file's own where nothing had to be converted.
+        converted: what was done to it, in words; empty where the bytes are the file's.
+        sha256: of the file's content, in hexadecimal.
+        size: width and height in pixels.
+        pixels: difference hash of 64 bits, for near-duplicates; None unless asked for.
+    """
+
+    content: bytes
+    converted: str
+    sha256: str
+    size: tuple[int, int]
+    pixels: int | None = None
+
+
+def open_image(path: Path, *, square: bool = False, max_side: int | None = None, perceptual: bool = False) -> Opened:
+    """Read, check and, where needed, convert an image file.
+
+    Args:
+        path: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM.
+        square: pad to a square with black, the image in the middle.
+        max_side: reduce larger images to this many pixels on the longer side.
+        perceptual: compute the difference hash.
+
+    Raises:
+        DataError: if it cannot be decoded, is animated or has more than 100 million pixels.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise DataError("is an empty file")
+    digest = hashlib.sha256(data).hexdigest()
+    done: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own warnings of damage and size: what matters is raised below
+            if data[128:132] == b"DICM":
+                from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
+
+                image = decode_dicom(data, MAX_PIXELS)
+                done.append("DICOM windowed to 8 bits")
+            else:
+                image = _decode(data, done)
+    except DataError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be decoded: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    image = _fit(image, done, square=square, max_side=max_side)
+    content = _png(image) if done else data
+    return Opened(content, ", ".join(done), digest, image.size, difference_hash(image) if perceptual else None)
+
+
+def _decode(data: bytes, done: list[str]) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(data))
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS:,} in all; reduce it")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a photo with its preview
+        raise DataError(f"is animated or has several pages ({image.n_frames}); extract the one that is meant")
+    image.load()
+    if image.format not in ("JPEG", "PNG", "MPO"):
+        done.append(f"{image.format} re-encoded")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        done.append("EXIF rotation applied")
+    if image.mode in _DEEP_MODES:
+        done.append("stretched to 8 bits")
+        return stretch(np.asarray(image))
+    if image.mode in ("RGB", "L"):
+        return image
+    done.append(f"{image.mode} to RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        over = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(over, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def stretch(values: np.ndarray) -> Image.Image:
+    """Return an 8-bit grey image `[h, w]` of the values, their lowest as black and their highest as white.
+
+    Raises:
+        DataError: if no value is finite.
+    """
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise DataError("holds no finite pixel value")
+    low, high = float(finite.min()), float(finite.max())
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _fit(image: Image.Image, done: list[str], *, square: bool, max_side: int | None) -> Image.Image:
+    if max_side and max(image.size) > max_side:
+        ratio = max_side / max(image.size)
+        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        done.append(f"reduced to {size[0]}x{size[1]}")
+    if square and image.width != image.height:
+        side = max(image.size)
+        canvas = Image.new(image.mode, (side, side))
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = canvas
+        done.append("padded to a square")
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def difference_hash(image: Image.Image) -> int:
+    """Return 64 bits, each telling whether a cell of a 9x8 thumbnail is darker than its right neighbour."""
+    small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16)
+    bits = (small[:, 1:] > small[:, :-1]).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -1,0 +1,177 @@
+"""Parts of a build: complete Parquet files of some hundred records, so that an interrupted build continues.
+
+A part holds everything that becomes of its records: the report row, the question rows, and facts about the image file.
+Merging streams the parts of a split into the prepared folder's files; neither needs more memory than a row group.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ift_components.data.decode import Opened
+from ift_components.data.prepared import QUESTION_FEATURES, REPORT_FEATURES
+from ift_components.data.source import ImageStore, Record
+from ift_components.errors import DataError
+from ift_components.files import atomic_path
+
+PART_ROWS = 512  # records a part: what an interruption can lose
+GROUP_ROWS = 64  # records whose images are in memory at a time
+_REPORTS = REPORT_FEATURES.arrow_schema
+_QUESTIONS = QUESTION_FEATURES.arrow_schema
+FILE_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "file": pa.string(),
+        "size": pa.int64(),
+        "mtime_ns": pa.int64(),
+        "sha256": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "converted": pa.string(),
+        "perceptual": pa.uint64(),
+        "problem": pa.string(),  # why the record is left out; null where it is not
+        "where": pa.string(),
+    }
+)
+_ASKED = pa.list_(pa.struct([f for f in _QUESTIONS if f.name != "image"]))
+_PART = pa.schema([*_REPORTS, pa.field("asked", _ASKED), pa.field("facts", pa.struct(list(FILE_SCHEMA)))])
+
+Job = tuple[Record, str, list[dict[str, Any]]]  # the record, its report and its questions
+
+
+class Writer:
+    """Writes rows to a Parquet file in row groups of bounded size; the file carries its Hugging Face features.
+
+    Used as a context manager. Repeated images of neighbouring rows are stored once a row group (dictionary encoding).
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, rows: int = 128, group_bytes: int = 64_000_000) -> None:
+        self.schema, self.rows, self.group_bytes = schema, rows, group_bytes
+        self.file = pq.ParquetWriter(
+            path, schema, compression="zstd", dictionary_pagesize_limit=group_bytes, write_page_index=True
+        )
+        self.buffer: list[dict[str, Any]] = []
+        self.held = 0
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.flush()
+        self.file.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row; a full row group is written out."""
+        self.buffer.append(row)
+        self.held += len((row.get("image") or {}).get("bytes") or b"") + 1000
+        if len(self.buffer) >= self.rows or self.held >= self.group_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write out the rows held back."""
+        if self.buffer:
+            self.file.write_table(pa.Table.from_pylist(self.buffer, schema=self.schema))
+            self.buffer, self.held = [], 0
+
+
+def write_part(
+    path: Path,
+    jobs: list[Job],
+    store: ImageStore,
+    open_one: Callable[[Path], Opened],
+    pool: Executor,
+    done: Callable[[], object],
+) -> None:
+    """Open the images of some records in parallel and write the part; an image that cannot be used is noted in it.
+
+    Args:
+        path: the part's file, complete or absent.
+        jobs: the records in order, with their reports and questions.
+        store: hold images, or their paths. An image that had to be converted is always held.
+        open_one: opens an image; raises DataError where it cannot be used.
+        pool: runs `open_one`.
+        done: called once a record.
+    """
+
+    def row(job: Job) -> dict[str, Any]:
+        record, report, asked = job
+        stat = record.image.stat() if record.image.exists() else None
+        facts: dict[str, Any] = {"id": record.id, "split": record.split, "file": str(record.image)}
+        facts |= {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns} if stat else {}
+        try:
+            opened = open_one(record.image)
+        except DataError as error:
+            return {"id": record.id, "facts": facts | {"problem": f"image {error}", "where": record.where}}
+        facts |= {"sha256": opened.sha256, "width": opened.size[0], "height": opened.size[1]}
+        facts |= {"converted": opened.converted or None, "perceptual": opened.pixels}
+        held = store == "embed" or bool(opened.converted)
+        image = {"bytes": opened.content if held else None, "path": record.image.name if held else str(record.image)}
+        attributes = [{"name": name, "value": value} for name, value in record.values.items()]
+        return {
+            "id": record.id, "image": image, "report": report, "attributes": attributes, "group": record.group,
+            "asked": asked, "facts": facts,
+        }  # fmt: skip
+
+    with atomic_path(path) as temporary, Writer(temporary, _PART, GROUP_ROWS) as writer:
+        for start in range(0, len(jobs), GROUP_ROWS):
+            for written in pool.map(row, jobs[start : start + GROUP_ROWS]):
+                writer.write(written)
+                done()
+
+
+def part_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a part or of another file of the build, a row group in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, columns).to_pylist()
+
+
+def is_current(path: Path, ids: list[str]) -> bool:
+    """Tell whether a part was finished for exactly these records and their image files have not changed since."""
+    try:
+        facts = [row["facts"] for row in part_rows(path, ["facts"])]
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return [fact["id"] for fact in facts] == ids and all(map(unchanged, facts))
+
+
+def unchanged(fact: dict[str, Any]) -> bool:
+    """Tell whether an image file still has the size and time that it had when it was read."""
+    try:
+        stat = Path(fact["file"]).stat()
+    except OSError:
+        return fact["size"] is None
+    return (stat.st_size, stat.st_mtime_ns) == (fact["size"], fact["mtime_ns"])
+
+
+def merge(parts: list[Path], reports: Path, files: Writer) -> int:
+    """Merge the report rows of a split's parts into one file, and tell `files` about every image file.
+
+    Returns:
+        The number of reports written.
+    """
+    count = 0
+    with Writer(reports, _REPORTS) as out:
+        for row in (row for part in parts for row in part_rows(part, [*REPORT_FEATURES, "facts"])):
+            files.write(row["facts"])
+            if row["facts"]["problem"] is None:
+                out.write({name: row[name] for name in REPORT_FEATURES})
+                count += 1
+    return count
+
+
+def merge_questions(parts: list[Path], questions: Path) -> int:
+    """Merge the question rows of a split's parts into one file; returns their number."""
+    count = 0
+    with Writer(questions, _QUESTIONS) as out:
+        for row in (row for part in parts for row in part_rows(part, ["image", "asked"])):
+            for question in row["asked"] or ():  # null where the image could not be used
+                out.write({**question, "image": row["image"]})
+                count += 1
+    return count
