@@ -17,7 +17,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from torchtune import config as tune_config
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
 
@@ -113,6 +112,8 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
 def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     """Build the object that a YAML node names by `_component_`, as torchtune does, after checking its arguments.
 
+    Unlike torchtune's, nested nodes with a `_component_` of their own are built first.
+
     Args:
         node: a mapping with `_component_` (a dotpath) and the component's keyword arguments.
         *args: positional arguments handed to the component before the node's.
@@ -129,6 +130,9 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
         component = _get_component_from_path(dotpath)
     except (InstantiationError, ValueError) as error:
         raise ConfigError(f"{where}._component_: '{dotpath}' cannot be imported: {error}") from error
+    for key, value in node.items():
+        if isinstance(value, DictConfig) and "_component_" in value and key not in kwargs:
+            kwargs[str(key)] = instantiate(value)
     given = {str(key): None for key in node if key != "_component_"} | kwargs
     try:
         inspect.signature(component).bind(*args, **given)
@@ -137,7 +141,8 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
         unknown = [key for key in given if key not in known]
         hint = f"; {_suggest(unknown[0], known)}" if unknown else ""
         raise ConfigError(f"{where}: {dotpath}: {error}{hint}") from error
-    return tune_config.instantiate(node, *args, **kwargs)
+    plain = OmegaConf.to_container(node, resolve=True)
+    return component(*args, **{str(k): v for k, v in plain.items() if k != "_component_"} | kwargs)
 
 
 def entry_point(settings: type) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

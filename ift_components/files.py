@@ -10,6 +10,9 @@ from typing import Any
 
 from ift_components.errors import UserError
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -19,6 +22,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

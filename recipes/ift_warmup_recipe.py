@@ -1,1 +1,26 @@
-"""Placeholder until the stage lands."""
+"""Warm-up: trains the proxy instruction alone, the model frozen.
+
+    tune run ift_warmup_recipe --config tiny_warmup.yaml data=PREPARED output_dir=OUT
+    tune run --nproc_per_node 4 ift_warmup_recipe --config llama32v_warmup.yaml data=PREPARED output_dir=OUT
+
+OUT holds proxy_instruction.safetensors (what `ift_recipe` starts from), config.yaml, metrics.jsonl, loss_curve.png and run.json.
+"""
+
+from omegaconf import DictConfig
+
+from ift_components.config import entry_point
+from ift_components.training.distributed import distributed
+from ift_components.training.run import TrainingRun
+from ift_components.training.settings import TrainSettings, check_settings
+
+
+@entry_point(TrainSettings)
+def main(cfg: DictConfig) -> None:
+    """Train the proxy instruction with the model frozen."""
+    rule = check_settings(cfg, warm_up=True)
+    with distributed(cfg.device) as world:
+        TrainingRun(cfg, world, rule, warm_up=True).train()
+
+
+if __name__ == "__main__":
+    main()

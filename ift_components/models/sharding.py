@@ -1,0 +1,64 @@
+"""Precision and sharding: fp32 masters for what is trained, the compute dtype for what is frozen, FSDP2 over all processes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torchtune.modules import TransformerCrossAttentionLayer, TransformerSelfAttentionLayer
+from torchtune.modules.model_fusion import DeepFusionModel, FusionEmbedding
+from torchtune.training import set_activation_checkpointing
+
+from ift_components.models.forward import ResponseLoss
+
+
+def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep trained parameters in fp32 and turn frozen ones into `dtype`; call before optimizer and sharding.
+
+    Args:
+        model: the model, with `requires_grad` set as it will be trained.
+        dtype: the compute dtype, fp32 or bf16.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
+
+
+def parameter_part(name: str) -> str:
+    """Return the part of the model that a parameter belongs to: `encoder`, `fusion` or `decoder`."""
+    if name.startswith("encoder.clip."):
+        return "encoder"
+    fusion = name.startswith("encoder.") or "fusion_layer" in name or "fusion_embedding" in name
+    return "fusion" if fusion else "decoder"
+
+
+def _shard_units(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield what is gathered as one piece; every piece is of one dtype in every stage."""
+    for child in module.children():
+        if isinstance(child, CheckpointWrapper | TransformerSelfAttentionLayer | TransformerCrossAttentionLayer):
+            yield child
+        elif isinstance(child, FusionEmbedding):
+            yield from (child.embedding, child.fusion_embedding)
+        else:
+            yield from _shard_units(child)
+
+
+def checkpoint_activations(model: DeepFusionModel) -> None:
+    """Recompute every transformer layer, cross-attention layers included, in the backward pass instead of storing it."""
+    layers = {TransformerSelfAttentionLayer, TransformerCrossAttentionLayer}
+    set_activation_checkpointing(model, auto_wrap_policy=layers)
+
+
+def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
+
+    Args:
+        module: the training forward around the model, its parameters in the dtypes of `set_precision`.
+        mesh: one-dimensional mesh of all processes.
+        dtype: the compute dtype.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit in [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection]:
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -1,0 +1,90 @@
+"""One process or many: the same calls serve a laptop, one GPU and a cluster."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from ift_components.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run.
+
+    Attributes:
+        rank: this process, from 0.
+        size: number of processes.
+        device: this process's device.
+        mesh: one-dimensional mesh over all processes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of `value` over all processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+        return value
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device a config asks for; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: if it is unknown or not available.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device: '{name}' is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: 'cuda' was asked for, but PyTorch sees no CUDA device; use device=cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def distributed(device_name: str) -> Iterator[World]:
+    """Join the processes that torchrun started, or make a group of one.
+
+    Args:
+        device_name: `cpu` (gloo), `cuda` (nccl) or `auto`.
+
+    Raises:
+        ConfigError: if the device is unknown or not available.
+    """
+    device = choose_device(device_name)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Gathering and writing an 11B checkpoint outlasts the default ten minutes.
+    timeout = timedelta(minutes=60)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        yield World(dist.get_rank(), dist.get_world_size(), device, mesh)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,116 @@
+"""What a run leaves behind: config.yaml, metrics.jsonl, run.json, a loss curve, and a progress bar while it goes."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import matplotlib as mpl
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+import ift_components
+from ift_components.config import instantiate
+from ift_components.files import atomic_path, require_new_folder, write_json, write_text
+from ift_components.training.distributed import World
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first)
+
+
+class Recorder:
+    """Records a run on the main process; a context manager that draws the loss curve also when the run fails.
+
+    Args:
+        cfg: the run's config; its `output_dir` must be new.
+        world: the processes.
+        stage: `warm-up` or `fine-tuning`.
+
+    Raises:
+        UserError: if the output folder holds something already.
+    """
+
+    def __init__(self, cfg: DictConfig, world: World, stage: str) -> None:
+        self.folder = require_new_folder(Path(cfg.output_dir))
+        self._cfg = cfg
+        self._world = world
+        self._stage = stage
+        self._rows: list[dict[str, Any]] = []
+        self._samples = 0
+
+    def start(self, steps: int) -> None:
+        """Create the folder and show the progress bar; called when everything that can be checked has been."""
+        self._world.barrier()  # every process has seen the folder empty
+        self._start = self._last = time.perf_counter()
+        self._bar = tqdm(total=steps, desc=self._stage, unit="step", disable=not self._world.is_main)
+        if not self._world.is_main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self._cfg))
+        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._logger = instantiate(self._cfg.metric_logger) if self._cfg.metric_logger else None
+
+    def step(self, metrics: dict[str, float | int]) -> None:
+        """Record one optimizer step.
+
+        Args:
+            metrics: `step`, `epoch`, `loss`, `samples` and whatever else is worth keeping.
+        """
+        if not self._world.is_main:
+            return
+        now = time.perf_counter()
+        speed = metrics["samples"] / (now - self._last)
+        self._last = now
+        row = {**metrics, "samples_per_second": round(speed, 3), "seconds": round(now - self._start, 3)}
+        self._rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._logger is not None:
+            self._logger.log_dict({k: v for k, v in row.items() if k != "step"}, step=int(metrics["step"]))
+        self._samples += int(metrics["samples"])
+        rate = self._samples / (now - self._start)
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}, {rate:.1f} samples/s", refresh=False)
+        self._bar.update()
+
+    def finish(self, **facts: Any) -> None:
+        """Write run.json: the stage, the package version, the time it took and the given facts."""
+        if self._world.is_main:
+            seconds = round(time.perf_counter() - self._start, 2)
+            last = self._rows[-1]["loss"] if self._rows else None
+            run = {"stage": self._stage, "package_version": ift_components.__version__, "processes": self._world.size}
+            write_json(
+                self.folder / "run.json",
+                run | {"steps": len(self._rows), "samples": self._samples, "seconds": seconds, "last_loss": last} | facts,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not hasattr(self, "_bar"):
+            return
+        self._bar.close()
+        if self._world.is_main:
+            self._file.close()
+            if self._logger is not None:
+                self._logger.close()
+            if self._rows:
+                self._draw()
+
+    def _draw(self) -> None:
+        """Draw the loss by step, and its exponential moving average once there are enough steps."""
+        steps, losses = [r["step"] for r in self._rows], [r["loss"] for r in self._rows]
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        axes.plot(steps, losses, color="tab:blue", alpha=0.35, linewidth=1, label="each step")
+        smooth, average = [], losses[0]
+        for loss in losses:
+            average += 0.05 * (loss - average)
+            smooth.append(average)
+        axes.plot(steps, smooth, color="tab:blue", linewidth=2, label="moving average (0.95)")
+        axes.set(xlabel="optimizer step", ylabel="loss (nats per response token)", title=self._stage)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        with atomic_path(self.folder / "loss_curve.png") as path:
+            figure.savefig(path, format="png", dpi=120)
+        plt.close(figure)

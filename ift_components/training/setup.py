@@ -1,0 +1,164 @@
+"""From a config to the objects of a run: model, proxy, data and optimizer."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torchtune.modules.model_fusion import DeepFusionModel
+
+from ift_components.config import instantiate
+from ift_components.data.dataset import Sample, collate
+from ift_components.errors import ConfigError
+from ift_components.models.forward import Batch, ResponseLoss
+from ift_components.models.hf_layout import hf_config, load_weights, save_checkpoint
+from ift_components.models.sharding import checkpoint_activations, parameter_part, set_precision, shard
+from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
+from ift_components.training.distributed import World
+from ift_components.training.settings import parse_dtype
+
+PARTS = ("proxy", "encoder", "fusion", "decoder")
+
+
+def _fill(model: DeepFusionModel, folder: Path, device: torch.device) -> None:
+    """Give a model built on the meta device storage and a checkpoint's weights."""
+    model.to_empty(device=device)
+    with device:
+        for module in model.modules():
+            if hasattr(module, "rope_init"):
+                module.rope_init()  # not in the checkpoint: computed
+    load_weights(model, folder)
+
+
+def build_model(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
+    """Build, load, freeze, place and shard the model of a stage.
+
+    Args:
+        cfg: a config of `TrainSettings`.
+        world: the processes.
+        frozen: whether no weight is trained (the warm-up); otherwise the model builder's own flags decide.
+
+    Raises:
+        ConfigError: if the model or its checkpoint is wrong, or nothing is left to train.
+    """
+    dtype = parse_dtype(cfg.dtype)
+    checkpoint = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
+    with torch.device("meta" if checkpoint else "cpu"):
+        model = instantiate(cfg.model)
+    if not isinstance(model, DeepFusionModel):
+        raise ConfigError(f"model: {cfg.model._component_} built a {type(model).__name__}; expected a DeepFusionModel")  # noqa: SLF001
+    if frozen:
+        model.requires_grad_(requires_grad=False)
+    elif not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("model: nothing to train; set encoder_trainable or fusion_trainable to true")
+    set_precision(model, dtype)
+    if checkpoint is None:
+        model.to(world.device)
+    if cfg.activation_checkpointing:
+        checkpoint_activations(model)
+    module = ResponseLoss(model, dtype)
+    if world.size > 1 or dtype is not torch.float32:
+        # One process shards too: FSDP is what computes in bf16 over fp32 masters.
+        shard(module, world.mesh, dtype)
+    if checkpoint is not None:
+        _fill(model, checkpoint, world.device)
+    return module.train()
+
+
+def build_proxy(cfg: DictConfig, world: World, rule: UpdateRule, dim: int) -> ProxyInstruction | None:
+    """Load the warmed-up proxy, or draw a random one; None under `none`.
+
+    Args:
+        cfg: a config of `TrainSettings`.
+        world: the processes; every one holds the same proxy.
+        rule: the stage's update rule.
+        dim: d, the width of the model's embeddings.
+    """
+    if rule is UpdateRule.NONE:
+        return None
+    settings = cfg.proxy
+    if settings.path is None:
+        theta = random_theta(settings.num_vectors, dim, cfg.seed, settings.init_bound)
+    else:
+        theta, _ = load_proxy(Path(settings.path), settings.num_vectors, dim)
+    return ProxyInstruction(theta.to(world.device), rule, settings.momentum)
+
+
+def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
+    """Build the loader of the training samples; its order depends on seed and epoch alone, not on the number of processes.
+
+    Args:
+        cfg: a config of `TrainSettings`.
+        world: the processes; step t sees the same samples however many share them.
+
+    Raises:
+        ConfigError: if one epoch holds less than one optimizer step.
+    """
+    transform = instantiate(cfg.tokenizer)
+    slots = cfg.instruction or int(cfg.proxy.num_vectors)
+    dataset: Dataset[Sample] = instantiate(cfg.dataset, transform, instruction=slots, seed=cfg.seed)
+    sampler = DistributedSampler(dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True)
+    loader = DataLoader(
+        dataset,
+        batch_size=cfg.batch_size,
+        sampler=sampler,
+        num_workers=cfg.num_workers,
+        collate_fn=partial(collate, transform=transform),
+        pin_memory=world.device.type == "cuda",
+        drop_last=True,
+    )
+    per_step = cfg.batch_size * cfg.gradient_accumulation_steps * world.size
+    if len(loader) < cfg.gradient_accumulation_steps:
+        raise ConfigError(
+            f"batch_size: one step takes {per_step} samples (batch_size x gradient_accumulation_steps x processes), and the "
+            f"dataset has {len(dataset)}; make it smaller"  # type: ignore[arg-type]
+        )
+    return loader
+
+
+def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:
+    """Return the trained parameters by part: `proxy`, `encoder`, `fusion`, `decoder`; parts without any are left out."""
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
+    if proxy is not None and proxy.theta.requires_grad:
+        groups["proxy"].append(proxy.theta)
+    for name, parameter in module.model.named_parameters():
+        if parameter.requires_grad:
+            groups[parameter_part(name)].append(parameter)
+    return {part: parameters for part, parameters in groups.items() if parameters}
+
+
+def build_optimizer(cfg: DictConfig, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
+    """Build the optimizer, one parameter group a part, the proxy's with its own learning rate if it has one."""
+    lr = {"proxy": cfg.proxy.lr}
+    return instantiate(
+        cfg.optimizer,
+        [
+            {"params": parameters, "name": part} | ({"lr": lr[part]} if lr.get(part) is not None else {})
+            for part, parameters in groups.items()
+        ],
+    )
+
+
+def write_checkpoint(folder: Path, module: ResponseLoss, cfg: DictConfig, world: World) -> None:
+    """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
+
+    Args:
+        folder: the folder to create.
+        module: the training forward around the model.
+        cfg: a config of `TrainSettings`.
+        world: the processes; all must call this.
+    """
+    dtype = parse_dtype(cfg.save_dtype or cfg.dtype)
+    state = {}
+    for name, tensor in module.model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all processes take part
+        if world.is_main:
+            state[name] = whole.to("cpu", dtype)
+    if world.is_main:
+        source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
+        save_checkpoint(folder, state, hf_config(module.model), dtype=dtype, source=source)
+    world.barrier()
