@@ -11,11 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ift_components.data.decode import open_image
-from ift_components.data.mcq import QuestionMaker, QuestionOptions, wrong_choices
+from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.parts import (
     FILE_SCHEMA,
     PART_ROWS,
@@ -37,10 +36,11 @@ from ift_components.data.parts import (
     write_part,
 )
 from ift_components.data.prepared import FORMAT_VERSION, QUESTION_SPLITS, SPLITS
-from ift_components.data.reports import make_report
-from ift_components.data.source import Problems, Record, Source
+from ift_components.data.schema_file import schema_yaml
+from ift_components.data.source import Problems, Source
+from ift_components.data.survey import Survey, checked_records, survey_records
 from ift_components.errors import DataError, UserError
-from ift_components.files import require_new_folder, sha256, write_json
+from ift_components.files import require_new_folder, sha256, write_json, write_text
 
 FILES = "files.parquet"
 
@@ -58,15 +58,6 @@ class BuildOptions:
     max_side: int | None = None
     near_duplicates: bool = False
     workers: int | None = None
-
-
-@dataclass
-class Survey:
-    """What the first pass over the records tells."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    values: dict[str, dict[str, Counter[str]]] = field(default_factory=dict)
-    pools: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
 def prepare(
@@ -97,10 +88,20 @@ def prepare(
         print(f"note: {note}")
     survey = survey_records(source, questions)
     with _partial_folder(out, identity) as partial:
-        maker = QuestionMaker(source.schema, questions, survey.pools)
-        problems = Problems()
-        _write_parts(source, survey, maker, options, partial, problems)
-        manifest = _finish(source, survey, partial, identity, problems)
+        parts, problems = _write_parts(source, survey, options, questions, partial / "parts")
+        counts = _merge_parts(parts, partial)
+        _require_usable(source, counts, partial, problems)
+        manifest = {
+            **identity,
+            "fingerprint": fingerprint(identity),
+            "counts": counts,
+            "skipped": {"count": problems.count, "first": problems.first},
+            "notes": list(source.notes),
+        }
+        write_text(partial / "schema.yaml", schema_yaml(source.schema))
+        write_json(partial / "manifest.json", manifest)
+        shutil.rmtree(partial / "parts")
+        (partial / "fingerprint").unlink()
         _sync(partial)
         partial.rename(out)
     return manifest
@@ -115,9 +116,13 @@ def _identity(source: Source, questions: QuestionOptions, options: BuildOptions)
         "questions": asdict(questions),
         "seed": questions.seed,
         "options": {"max_side": options.max_side, "near_duplicates": options.near_duplicates},
-        "tables": {str(path.relative_to(source.root)): sha256(path) for path in source.tables},
+        "tables": {_name(path, source.root): sha256(path) for path in source.tables},
         "schema": source.schema.to_dict(),
     }
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -164,81 +169,29 @@ def _partial_folder(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
         raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; nothing was left behind") from error
 
 
-def survey_records(source: Source, questions: QuestionOptions) -> Survey:
-    """Read the tables once, without the images, and check them.
-
-    Raises:
-        DataError: for bad rows, unless the source skips them, and for an empty split.
-    """
-    survey, problems = Survey(), Problems()
-    names = [a.name for a in source.schema.attributes]
-    survey.values = {name: {split: Counter() for split in SPLITS} for name in names}
-    open_pools = {a.name: a for a in source.schema.attributes if a.asked and a.option_texts() is None}
-    for record, _ in checked_records(source, problems):
-        survey.counts[record.split] += 1
-        for name, value in record.values.items():
-            if name in survey.values:
-                survey.values[name][record.split][value] += 1
-            if name in open_pools:
-                survey.pools[name].add(open_pools[name].text(value))
-        for choice in record.choices:
-            if choice.options is None:
-                survey.pools[choice.attribute].add(choice.answer)
-    if source.on_bad_row == "error":
-        problems.raise_if_any(source.name)
-    for split in source.splits:
-        if not survey.counts[split]:
-            hint = f"; {problems.count} bad row(s) were left out" if problems.count else ""
-            raise DataError(f"{source.name}: split '{split}' is empty{hint}")
-    _check_questions(source, survey, questions)
-    return survey
-
-
-def _check_questions(source: Source, survey: Survey, questions: QuestionOptions) -> None:
-    """Check that every attribute can be asked, before an image is opened."""
-    maker = QuestionMaker(source.schema, questions, survey.pools)
-    for attribute in source.schema.attributes:
-        if attribute.asked and (attribute.option_texts() or survey.pools[attribute.name]):
-            maker.check_attribute(attribute)
-
-
-def checked_records(source: Source, problems: Problems) -> Iterator[tuple[Record, str]]:
-    """Yield the source's usable records with their reports; notes bad rows, repeated ids and empty reports."""
-    seen: set[str] = set()
-    for record in source.records(problems):
-        report = record.report if record.report is not None else make_report(source.schema, record.values)
-        if record.split not in SPLITS:
-            problems.add(record.where, f"split is '{record.split}', expected one of: {', '.join(SPLITS)}")
-        elif record.id in seen:
-            problems.add(record.where, f"id '{record.id}' occurs a second time")
-        elif not report.strip():
-            problems.add(record.where, "the report is empty")
-        elif wrong := wrong_choices(record):
-            problems.add(record.where, wrong)
-        else:
-            seen.add(record.id)
-            yield record, report
-
-
 def _write_parts(
-    source: Source, survey: Survey, maker: QuestionMaker, options: BuildOptions, partial: Path, problems: Problems
-) -> None:
+    source: Source, survey: Survey, options: BuildOptions, questions: QuestionOptions, folder: Path
+) -> tuple[dict[str, list[Path]], Problems]:
+    """Write the parts that are not there yet; returns those of each split, in order, and the bad table rows left out."""
+    maker, problems = QuestionMaker(source.schema, questions, survey.pools), Problems()
     open_one = functools.partial(
         open_image, square=source.square, max_side=options.max_side, perceptual=options.near_duplicates
     )
     waiting: dict[str, list[Job]] = {split: [] for split in SPLITS}
-    written: Counter[str] = Counter()
+    parts: dict[str, list[Path]] = {split: [] for split in SPLITS}
     workers = options.workers or os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool, tqdm(total=survey.counts.total(), unit="img", desc=source.name) as bar:
 
         def flush(split: str) -> None:
             jobs = waiting[split]
-            path = partial / "parts" / f"{split}-{written[split]:06d}.parquet"
-            written[split] += 1
-            if jobs and is_current(path, [record.id for record, _, _ in jobs]):
+            if not jobs:
+                return
+            path = folder / f"{split}-{len(parts[split]):06d}.parquet"
+            if is_current(path, [record.id for record, _, _ in jobs]):
                 bar.update(len(jobs))
-            elif jobs:
-                write_part(path, jobs, source.images, open_one, pool, lambda: bar.update(1))
+            else:
+                write_part(path, jobs, source.images, open_one, pool, done=bar.update)
+            parts[split].append(path)
             waiting[split] = []
 
         for record, report in checked_records(source, problems):
@@ -248,39 +201,33 @@ def _write_parts(
                 flush(record.split)
         for split in SPLITS:
             flush(split)
+    return parts, problems
 
 
-def _finish(
-    source: Source, survey: Survey, partial: Path, identity: dict[str, Any], problems: Problems
-) -> dict[str, Any]:
+def _merge_parts(parts: dict[str, list[Path]], folder: Path) -> dict[str, dict[str, int]]:
+    """Write the prepared folder's Parquet files; returns the number of reports and questions of each split."""
     counts: dict[str, dict[str, int]] = {"reports": {}, "questions": {}}
     for kind in counts:
-        (partial / kind).mkdir(exist_ok=True)
-    with Writer(partial / FILES, FILE_SCHEMA, rows=10_000) as files:
+        (folder / kind).mkdir(exist_ok=True)
+    with Writer(folder / FILES, FILE_SCHEMA, rows=10_000) as files:
         for split in SPLITS:
-            parts = sorted((partial / "parts").glob(f"{split}-*.parquet"))
-            counts["reports"][split] = merge(parts, partial / "reports" / f"{split}.parquet", files)
+            counts["reports"][split] = merge(parts[split], folder / "reports" / f"{split}.parquet", files)
             if split in QUESTION_SPLITS:
-                counts["questions"][split] = merge_questions(parts, partial / "questions" / f"{split}.parquet")
-    for fact in part_rows(partial / FILES, ["problem", "where"]):
+                asked = folder / "questions" / f"{split}.parquet"
+                counts["questions"][split] = merge_questions(parts[split], asked)
+    return counts
+
+
+def _require_usable(source: Source, counts: dict[str, dict[str, int]], folder: Path, problems: Problems) -> None:
+    """Add the images that could not be used to the problems, and stop if that is an error or empties a split."""
+    for fact in part_rows(folder / FILES, ["problem", "where"]):
         if fact["problem"] is not None:
             problems.add(fact["where"], fact["problem"])
     if source.on_bad_row == "error":
         problems.raise_if_any(source.name)
-    empty = [split for split in source.splits if not counts["reports"][split]]
-    if empty:
-        raise DataError(f"{source.name}: no usable image in split '{empty[0]}'; {problems.count} row(s) were left out")
-    manifest = {
-        **identity,
-        "fingerprint": fingerprint(identity),
-        "counts": counts,
-        "skipped": {"count": problems.count, "first": problems.first},
-        "notes": list(source.notes),
-    }
-    write_json(partial / "manifest.json", manifest)
-    shutil.rmtree(partial / "parts")
-    (partial / "fingerprint").unlink()
-    return manifest
+    for split in source.splits:
+        if not counts["reports"][split]:
+            raise DataError(f"{source.name}: no usable image in split '{split}'; {problems.count} row(s) were left out")
 
 
 def _sync(folder: Path) -> None:

@@ -81,10 +81,11 @@ def open_image(path: Path, *, square: bool = False, max_side: int | None = None,
 
 def _decode(data: bytes, done: list[str]) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(data))
+    frames = getattr(image, "n_frames", 1)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS:,} in all; reduce it")
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a photo with its preview
-        raise DataError(f"is animated or has several pages ({image.n_frames}); extract the one that is meant")
+    if frames > 1 and image.format != "MPO":  # MPO: a photo with its preview
+        raise DataError(f"is animated or has several pages ({frames}); extract the one that is meant")
     image.load()
     if image.format not in ("JPEG", "PNG", "MPO"):
         done.append(f"{image.format} re-encoded")

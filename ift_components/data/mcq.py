@@ -74,7 +74,7 @@ class QuestionMaker:
         rows: list[dict[str, Any]] = []
         for attribute in self._attributes(record):
             answer = attribute.text(record.values[attribute.name])
-            pool = attribute.option_texts() or self.pools.get(attribute.name, ())
+            pool = self._pool(attribute)
             if attribute.choices is not None and answer not in attribute.choices:
                 continue  # the published question set leaves such answers out
             choice = Choice(attribute.name, attribute.question, answer)
@@ -94,11 +94,15 @@ class QuestionMaker:
         Raises:
             DataError: for no wrong option, more options than letters, or options that read the same.
         """
-        pool = attribute.option_texts() or self.pools.get(attribute.name, [])
+        pool = self._pool(attribute)
         limit = len(pool) if attribute.sampled or self.options.n_options else len(LETTERS)
         wrong = wrong_options(pool, pool[0], limit)
         if wrong:
             raise DataError(f"schema: attribute '{attribute.name}' {wrong}; or do not ask it (asked: false)")
+
+    def _pool(self, attribute: Attribute) -> Sequence[str]:
+        texts = attribute.option_texts()
+        return self.pools.get(attribute.name, ()) if texts is None else texts
 
     def _attributes(self, record: Record) -> list[Attribute]:
         asked = [a for a in self.schema.attributes if a.asked and a.name in record.values]

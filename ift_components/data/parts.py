@@ -86,6 +86,7 @@ def write_part(
     store: ImageStore,
     open_one: Callable[[Path], Opened],
     pool: Executor,
+    *,
     done: Callable[[], object],
 ) -> None:
     """Open the images of some records in parallel and write the part; an image that cannot be used is noted in it.
@@ -112,7 +113,7 @@ def write_part(
         facts |= {"converted": opened.converted or None, "perceptual": opened.pixels}
         held = store == "embed" or bool(opened.converted)
         image = {"bytes": opened.content if held else None, "path": record.image.name if held else str(record.image)}
-        attributes = [{"name": name, "value": value} for name, value in record.values.items()]
+        attributes = [{"name": name, "value": value} for name, value in (*record.values.items(), *record.sections)]
         return {
             "id": record.id, "image": image, "report": report, "attributes": attributes, "group": record.group,
             "asked": asked, "facts": facts,

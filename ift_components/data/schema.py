@@ -162,7 +162,8 @@ _TYPES: dict[str, type] = {
 
 
 def _checked(row: Mapping[str, Any], key: str) -> Any:
-    value, expected = row[key], _TYPES.get(key, str)
+    value: Any = row[key]
+    expected: type = _TYPES.get(key, str)
     if value is None and key in ("values", "choices", "sampled"):
         return None
     if not isinstance(value, expected):

@@ -74,6 +74,8 @@ class Record:
         group: what must not be divided between splits, usually the patient.
         report: the report, where the source holds one; by default made from the values.
         choices: questions that the source holds.
+        sections: named parts of a free-text report, such as findings and impression; they follow the values in the
+            `attributes` column, for response shuffling.
     """
 
     id: str
@@ -84,6 +86,7 @@ class Record:
     group: str | None = None
     report: str | None = None
     choices: tuple[Choice, ...] = ()
+    sections: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

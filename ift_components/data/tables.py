@@ -1,8 +1,15 @@
 """Reading source tables: every cell is text, and a malformed table is refused with the reason."""
 
 import csv
+import math
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from openpyxl.utils.exceptions import InvalidFileException
 
 from ift_components.data.source import Problems
 from ift_components.errors import DataError
@@ -28,6 +35,12 @@ def require_columns(path: Path, found: Iterable[str], expected: Iterable[str]) -
     )
 
 
+def _require_unique(path: Path, header: list[str]) -> None:
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise DataError(f"{path.name}: column {', '.join(map(repr, twice))} occurs more than once")
+
+
 def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
     """Yield the line number (of a row's end) and the cells of each row of a CSV file, as text and as they stand.
 
@@ -46,9 +59,7 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            twice = sorted({name for name in header if name and header.count(name) > 1})
-            if twice:
-                raise DataError(f"{path.name}: column {', '.join(map(repr, twice))} occurs more than once")
+            _require_unique(path, header)
             require_columns(path, header, columns)
             for cells in reader:
                 if not cells:
@@ -66,3 +77,72 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
         raise DataError(f"{path.name} is not a well-formed CSV file: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_table(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
+    """Yield the row number and the cells of each row of a CSV, XLSX or Parquet table, as text.
+
+    Numbers lose a trailing `.0`, booleans read `yes` and `no`, empty cells are empty texts. Of a workbook the first
+    sheet is read; its formulas count as the values last computed.
+
+    Args:
+        path: a table whose first row (or whose schema) names the columns.
+        columns: the columns that must be there.
+        problems: where malformed rows are noted.
+
+    Raises:
+        DataError: for another file type, a table that cannot be read, or missing columns.
+    """
+    readers = {".csv": read_csv, ".xlsx": _read_xlsx, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path.name}: a table must be one of {', '.join(readers)}, got '{path.suffix}'")
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    yield from reader(path, columns, problems)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else str(int(cell)) if cell.is_integer() else repr(cell)
+    return str(cell).strip()
+
+
+def _read_xlsx(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidFileException) as error:
+        raise DataError(f"{path.name} is not a readable XLSX workbook: {error}") from error
+    try:
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        header = [_text(cell) for cell in next(rows, ())]
+        while header and not header[-1]:
+            header.pop()  # columns that were only formatted
+        _require_unique(path, header)
+        require_columns(path, header, columns)
+        for number, cells in enumerate(rows, 2):
+            texts = [_text(cell) for cell in cells]
+            if any(texts[len(header) :]):
+                problems.add(f"{path.name} row {number}", "has cells right of the last named column")
+            elif any(texts):
+                texts += [""] * (len(header) - len(texts))
+                yield number, dict(zip(header, texts, strict=False))
+    finally:
+        book.close()
+
+
+def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:  # noqa: ARG001
+    try:
+        with pq.ParquetFile(path) as file:
+            require_columns(path, file.schema_arrow.names, columns)
+            number = 0
+            for batch in file.iter_batches(10_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {name: _text(cell) for name, cell in row.items()}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path.name} is not a readable Parquet file: {error}") from error

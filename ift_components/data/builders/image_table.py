@@ -1,0 +1,145 @@
+"""Any dataset of your own: a folder of images and a table (CSV, XLSX or Parquet) with one row an image."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ift_components.data.schema import Attribute, Schema
+from ift_components.data.schema_file import read_schema
+from ift_components.data.source import (
+    ImageStore,
+    OnBadRow,
+    Problems,
+    Record,
+    Source,
+    builder,
+    find_image,
+    require_files,
+)
+from ift_components.data.splitting import random_splits, split_name
+from ift_components.data.tables import Row, read_table, require_columns
+from ift_components.errors import DataError
+
+MAX_VALUES = 26  # an attribute with more different values than letters is taken for text or a measurement
+ABSENT = ("", "NA", "N/A", "nan", "NaN", "nil", "None", "null")
+_FLAGS = ({"yes", "no"}, {"true", "false"}, {"1", "0"})
+_NO = ("no", "false", "0")
+
+
+@builder
+def image_table(
+    root: str,
+    table: str,
+    *,
+    schema: str | None = None,
+    attributes: Sequence[str] | None = None,
+    image_column: str = "image",
+    split_column: str | None = None,
+    group_column: str | None = None,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    images: ImageStore = "embed",
+    on_bad_row: OnBadRow = "error",
+) -> Source:
+    """Return a dataset from a table of attributes.
+
+    Args:
+        root: the folder that holds the images.
+        table: the table, relative to `root` or absolute.
+        schema: YAML file of attributes, commonly an edited copy of the `schema.yaml` that the first build wrote; by
+            default the schema is inferred from the table.
+        attributes: columns to infer attributes from; by default every column with at most 26 different values.
+        image_column: holds each image's path, relative to `root`.
+        split_column: holds train, val (or validation, dev) or test; by default rows are divided at random.
+        group_column: rows of one group, such as a patient, are never divided between splits.
+        val_fraction: part of the rows or groups for validation, without `split_column`.
+        test_fraction: part for testing, without `split_column`.
+        seed: seed of the division.
+        images: hold the images in the prepared files, or their paths.
+        on_bad_row: stop at bad rows, or leave them out.
+
+    Raises:
+        DataError: if the table, a column or the schema is missing or wrong.
+    """
+    folder = Path(root)
+    (path,) = require_files(folder, [table])
+    special = [name for name in (image_column, split_column, group_column) if name]
+    rows = list(read_table(path, [*special, *(attributes or ())], Problems()))
+    if not rows:
+        raise DataError(f"{path.name} has no rows")
+    notes: list[str] = []
+    if schema is None:
+        names = list(attributes) if attributes else [name for name in rows[0][1] if name and name not in special]
+        known = infer_schema([row for _, row in rows], names, notes, chosen=bool(attributes))
+    else:
+        known = read_schema(Path(schema).expanduser())
+        require_columns(path, rows[0][1], known.columns)
+    key = group_column or image_column
+    drawn = {} if split_column else random_splits((row[key] for _, row in rows), val_fraction, test_fraction, seed)
+
+    def records(problems: Problems) -> Iterator[Record]:
+        for number, row in read_table(path, special, problems):
+            where = f"{path.name} row {number}"
+            values, wrong = known.read(row)
+            for what in wrong:
+                problems.add(where, what)
+            image = find_image(folder, row[image_column], where, problems)
+            if image and not wrong:
+                split = split_name(row[split_column]) if split_column else drawn[row[key]]
+                group = row[group_column] or None if group_column else None
+                yield Record(row[image_column], split, image, where, values, group)
+
+    splits = ("train",) if split_column else tuple(dict.fromkeys(drawn.values()))
+    tables = (path,) if schema is None else (path, Path(schema).expanduser().resolve())
+    return Source(folder, known, tables, records, images, on_bad_row, splits=splits, notes=tuple(notes))
+
+
+def infer_schema(rows: Sequence[Row], names: Sequence[str], notes: list[str], *, chosen: bool) -> Schema:
+    """Return the schema that a table suggests: a column with few different values is an attribute.
+
+    Columns of yes/no, true/false or 1/0 are named in a report where they hold and left out where they do not; the
+    values of others are written before the column's name. A column with one value is reported but not asked.
+
+    Args:
+        rows: the table.
+        names: the columns to look at.
+        notes: takes a line about every column that is left out or not asked.
+        chosen: whether the user named these columns, so that none may be left out.
+
+    Raises:
+        DataError: if no column can be an attribute, or a chosen one cannot.
+    """
+    attributes = []
+    for column in names:
+        counts = Counter(row[column] for row in rows if row[column] not in ABSENT)
+        found = sorted(counts)
+        if not found or len(found) > MAX_VALUES:
+            what = f"column '{column}' has {len(found)} different values"
+            if chosen:
+                raise DataError(
+                    f"{what}, expected 1 to {MAX_VALUES}; take it out of builder.attributes, or give a schema"
+                )
+            notes.append(f"{what}: not taken for an attribute")
+            continue
+        flag = any({value.lower() for value in found} == pair for pair in _FLAGS)
+        if len(found) == 1:
+            notes.append(f"column '{column}' always holds '{found[0]}': in reports, but not asked")
+        attributes.append(_flag(column, found) if flag else _named(column, found))
+    if not attributes:
+        raise DataError(
+            f"no column of {', '.join(map(repr, names))} can be an attribute: expected 1 to {MAX_VALUES} values"
+        )
+    return Schema(tuple(attributes))
+
+
+def _flag(column: str, found: list[str]) -> Attribute:
+    no, yes = sorted(found, key=lambda value: value.lower() not in _NO)
+    wording = {} if yes.lower() == "yes" else {yes: "yes", no: "no"}
+    phrases = {yes: "{name}", no: ""}
+    name = column.replace("_", " ").strip()
+    return Attribute(name, column, (yes, no), ABSENT, wording=wording, phrases=phrases)
+
+
+def _named(column: str, found: list[str]) -> Attribute:
+    return Attribute(column.replace("_", " ").strip(), column, tuple(found), ABSENT, asked=len(found) > 1)

@@ -1,0 +1,84 @@
+"""DICOM pixels to 8-bit grey: rescale and value-of-interest transforms, then MONOCHROME1 turned over."""
+
+import io
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from ift_components.data.decode import stretch
+from ift_components.errors import DataError
+
+
+def decode_dicom(data: bytes, max_pixels: int) -> Image.Image:
+    """Return the image of a single-frame DICOM file.
+
+    The modality rescale is applied, then the file's first window or lookup table; a file without either is stretched
+    from its lowest to its highest value. MONOCHROME1 (low is white) is inverted. Colour is returned as RGB.
+
+    Args:
+        data: the file's content.
+        max_pixels: largest image accepted.
+
+    Raises:
+        DataError: if it holds no image, several frames, too many pixels or damaged pixel data.
+    """
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+    except (InvalidDicomError, EOFError, OSError, ValueError) as error:
+        raise DataError(f"is not a readable DICOM file: {error}") from error
+    if "PixelData" not in dataset:
+        raise DataError("is a DICOM file without an image")
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise DataError(f"has {dataset.NumberOfFrames} frames, expected one")
+    if dataset.Rows * dataset.Columns > max_pixels:
+        raise DataError(f"has {dataset.Columns}x{dataset.Rows} pixels, expected at most {max_pixels:,} in all")
+    try:
+        pixels = dataset.pixel_array
+    except (ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError) as error:
+        raise DataError(f"has pixel data that cannot be decoded: {str(error).splitlines()[0]}") from error
+    if dataset.PhotometricInterpretation.startswith(("RGB", "YBR", "PALETTE")):
+        return _colour(pixels, dataset)
+    return window(pixels, dataset)
+
+
+def window(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
+    """Return grey pixels `[h, w]` in 8 bits as the file's rescale, window and photometric interpretation say.
+
+    The window formulas are those of DICOM PS3.3, C.11.2.1.2 (linear) and C.11.2.1.3 (sigmoid, linear exact).
+    """
+    values = apply_modality_lut(pixels, dataset)
+    if "VOILUTSequence" in dataset:
+        top = 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        part = apply_voi_lut(values, dataset, index=0) / top
+    elif "WindowCenter" in dataset and "WindowWidth" in dataset:
+        part = _windowed(values.astype(np.float64), dataset)
+    else:
+        part = np.asarray(stretch(values)) / 255
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        part = 1 - part
+    return Image.fromarray(np.rint(np.clip(part, 0, 1) * 255).astype(np.uint8))
+
+
+def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
+    function = dataset.get("VOILUTFunction", "LINEAR")
+    if function == "SIGMOID" and width > 0:
+        return 1 / (1 + np.exp(-4 * (values - center) / width))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+        if width == 0:
+            return (values > center).astype(np.float64)
+    if width <= 0:
+        raise DataError(f"has a window of width {dataset.WindowWidth}")
+    return (values - center) / width + 0.5
+
+
+def _colour(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
+    if dataset.PhotometricInterpretation.startswith("PALETTE") or pixels.dtype != np.uint8:
+        raise DataError(
+            f"has colour type {dataset.PhotometricInterpretation} with {dataset.BitsAllocated} bits: not read"
+        )
+    return Image.fromarray(pixels)  # pydicom has turned YBR into RGB

@@ -1,0 +1,47 @@
+"""Dividing records between train, val and test where a dataset does not say."""
+
+import random
+from collections.abc import Iterable
+
+from ift_components.errors import ConfigError, DataError
+
+NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def split_name(value: str) -> str:
+    """Return train, val or test for the names in use (`dev`, `validation`, ...); other values as they are."""
+    return NAMES.get(value.strip().lower(), value)
+
+
+def random_splits(keys: Iterable[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
+    """Divide keys (records or groups) at random: the sorted distinct keys, shuffled; first val, then test, rest train.
+
+    Args:
+        keys: what is divided; a key that occurs twice counts once.
+        val_fraction: part for val, rounded down, but one key at least unless it is 0.
+        test_fraction: part for test, likewise.
+        seed: seed of `random.Random`.
+
+    Returns:
+        The split of each key.
+
+    Raises:
+        ConfigError: if the fractions are negative or leave nothing to train on.
+        DataError: if there are too few keys.
+    """
+    if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            f"builder.val_fraction={val_fraction} and builder.test_fraction={test_fraction} must not be negative and "
+            "must leave something to train on"
+        )
+    order = sorted(set(keys))
+    random.Random(seed).shuffle(order)
+    val = max(1, int(len(order) * val_fraction)) if val_fraction else 0
+    test = max(1, int(len(order) * test_fraction)) if test_fraction else 0
+    if len(order) <= val + test:
+        raise DataError(f"{len(order)} image(s) or group(s) are too few to divide between train, val and test")
+    names = ["val"] * val + ["test"] * test + ["train"] * (len(order) - val - test)
+    return dict(zip(order, names, strict=True))
