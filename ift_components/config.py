@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -68,7 +68,9 @@ def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
     node = OmegaConf.select(cfg, key)
     if isinstance(node, DictConfig) and "_component_" in node:
         key += "._component_"  # `model=my.builder` means `model._component_=my.builder`, as in torchtune
-    return OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"]))
+    if value == "None":  # torchtune's way to write null
+        value = "null"
+    return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
 
 
 def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConfig:
@@ -95,7 +97,7 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
     for override in overrides:
         cfg = _apply_override(cfg, override)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(settings), cfg)
+        merged = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(settings), cfg))
         OmegaConf.resolve(merged)
     except ConfigKeyError as error:
         key = str(error.full_key)
@@ -141,8 +143,8 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
         unknown = [key for key in given if key not in known]
         hint = f"; {_suggest(unknown[0], known)}" if unknown else ""
         raise ConfigError(f"{where}: {dotpath}: {error}{hint}") from error
-    plain = OmegaConf.to_container(node, resolve=True)
-    return component(*args, **{str(k): v for k, v in plain.items() if k != "_component_"} | kwargs)
+    plain = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+    return component(*args, **{k: v for k, v in plain.items() if k != "_component_"} | kwargs)
 
 
 def entry_point(settings: type) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

@@ -1,6 +1,7 @@
 """Momentum-proxy fine-tuning: trains vision encoder and fusion layers under the momentum copy of a warmed-up proxy.
 
-    tune run ift_recipe --config tiny_ift.yaml data=PREPARED proxy.path=WARMUP/proxy_instruction.safetensors output_dir=OUT
+    tune run ift_recipe --config tiny_ift.yaml data=PREPARED proxy.path=WARMUP/proxy_instruction.safetensors \
+        output_dir=OUT
     tune run --nproc_per_node 4 ift_recipe --config llama32v_ift.yaml data=PREPARED proxy.path=... output_dir=OUT
 
 OUT/checkpoint holds the model in Hugging Face layout, which needs no proxy at inference, and the proxy it was trained under; OUT

@@ -3,7 +3,8 @@
     tune run ift_warmup_recipe --config tiny_warmup.yaml data=PREPARED output_dir=OUT
     tune run --nproc_per_node 4 ift_warmup_recipe --config llama32v_warmup.yaml data=PREPARED output_dir=OUT
 
-OUT holds proxy_instruction.safetensors (what `ift_recipe` starts from), config.yaml, metrics.jsonl, loss_curve.png and run.json.
+OUT holds proxy_instruction.safetensors (what `ift_recipe` starts from), config.yaml, metrics.jsonl, loss_curve.png and
+run.json.
 """
 
 from omegaconf import DictConfig

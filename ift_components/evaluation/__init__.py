@@ -1,0 +1,1 @@
+"""Evaluation: prompts, generation, parsing and metrics of multiple-choice questions."""

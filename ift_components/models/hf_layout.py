@@ -89,7 +89,9 @@ def hf_config(model: DeepFusionModel) -> dict[str, Any]:
     }
 
 
-def _converter(function: Callable[..., dict[str, Tensor]], config: Mapping[str, Any]) -> Callable[..., dict[str, Tensor]]:
+def _converter(
+    function: Callable[..., dict[str, Tensor]], config: Mapping[str, Any]
+) -> Callable[..., dict[str, Tensor]]:
     text, vision = config["text_config"], config["vision_config"]
     return partial(
         function,
@@ -168,7 +170,9 @@ def load_weights(model: DeepFusionModel, folder: Path) -> None:
             _copy(target, tensor)
     wrong += [f"{name} is missing from the checkpoint" for name in parameters if name not in seen]
     if wrong:
-        raise ConfigError(f"checkpoint_dir: {folder} does not fit the model: {len(wrong)} weights differ; first: {wrong[0]}")
+        raise ConfigError(
+            f"checkpoint_dir: {folder} does not fit the model: {len(wrong)} weights differ; first: {wrong[0]}"
+        )
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Training: settings, setup, the loop, and what a run leaves behind."""

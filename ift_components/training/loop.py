@@ -57,7 +57,9 @@ class Trainer:
             UserError: if the loss or the gradient is not finite; no parameter has been changed by this step then.
         """
         world, proxy = self.world, self.proxy
-        counts = torch.tensor([sum(len(b.labels) for b in batches), sum(len(b.ids) for b in batches)], device=world.device)
+        counts = torch.tensor(
+            [sum(len(b.labels) for b in batches), sum(len(b.ids) for b in batches)], device=world.device
+        )
         tokens, samples = world.sum(counts).tolist()
         if proxy is not None:
             proxy.begin_step()
@@ -90,7 +92,14 @@ class Trainer:
         if proxy is not None:
             proxy.end_step()
         self.steps += 1
-        metrics = {"step": self.steps, "loss": mean_loss, "tokens": tokens, "samples": samples, "lr": lr, "grad_norm": norm}
+        metrics = {
+            "step": self.steps,
+            "loss": mean_loss,
+            "tokens": tokens,
+            "samples": samples,
+            "lr": lr,
+            "grad_norm": norm,
+        }
         return metrics | {f"grad_norm_{part}": value for part, value in norms.items()}
 
 
@@ -108,7 +117,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
 def scale_gradients(groups: Mapping[str, Sequence[nn.Parameter]], factor: float) -> None:
     """Multiply every gradient by `factor`, shard by shard (torch's own clipping refuses a mix of sharded and whole ones)."""
     gradients = [_local(p.grad) for parameters in groups.values() for p in parameters if p.grad is not None]
-    torch._foreach_mul_(gradients, factor)  # noqa: SLF001 (what torch's clipping itself calls)
+    torch._foreach_mul_(gradients, factor)
 
 
 def steps_per_epoch(loader: DataLoader[Batch], accumulation: int) -> int:

@@ -16,7 +16,7 @@ from ift_components.files import atomic_path, require_new_folder, write_json, wr
 from ift_components.training.distributed import World
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 (the backend is chosen first)
+from matplotlib import pyplot as plt
 
 
 class Recorder:
@@ -81,13 +81,17 @@ class Recorder:
             run = {"stage": self._stage, "package_version": ift_components.__version__, "processes": self._world.size}
             write_json(
                 self.folder / "run.json",
-                run | {"steps": len(self._rows), "samples": self._samples, "seconds": seconds, "last_loss": last} | facts,
+                run
+                | {"steps": len(self._rows), "samples": self._samples, "seconds": seconds, "last_loss": last}
+                | facts,
             )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not hasattr(self, "_bar"):
             return
         self._bar.close()

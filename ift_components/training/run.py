@@ -13,7 +13,7 @@ from ift_components.training.loop import Trainer, epoch_batches, steps_per_epoch
 from ift_components.training.recorder import Recorder
 from ift_components.training.setup import (
     build_loader,
-    build_model,
+    build_module,
     build_optimizer,
     build_proxy,
     parameter_groups,
@@ -38,7 +38,7 @@ class TrainingRun:
         self.cfg, self.world, self.warm_up = cfg, world, warm_up
         self.recorder = Recorder(cfg, world, "warm-up" if warm_up else "fine-tuning")
         self.loader = build_loader(cfg, world)
-        module = build_model(cfg, world, frozen=warm_up)
+        module = build_module(cfg, world, frozen=warm_up)
         dim = module.model.decoder.output.in_features
         proxy = build_proxy(cfg, world, rule, dim)
         groups = parameter_groups(module, proxy)

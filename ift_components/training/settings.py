@@ -109,7 +109,14 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    positive = ("batch_size", "gradient_accumulation_steps", "epochs", "max_steps", "save_every_epochs", "clip_grad_norm")
+    positive = (
+        "batch_size",
+        "gradient_accumulation_steps",
+        "epochs",
+        "max_steps",
+        "save_every_epochs",
+        "clip_grad_norm",
+    )
     for key in positive:
         if cfg[key] is not None and cfg[key] <= 0:
             raise ConfigError(f"{key}: {cfg[key]} is not above 0")
@@ -126,9 +133,13 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         return UpdateRule.UPDATE
     rule = UpdateRule(cfg.proxy.rule)
     if rule is UpdateRule.NONE and not cfg.instruction:
-        raise ConfigError("proxy.rule: 'none' trains under a text instruction; give instruction=\"Describe this medical scan.\"")
+        raise ConfigError(
+            "proxy.rule: 'none' trains under a text instruction; give instruction=\"Describe this medical scan.\""
+        )
     if rule is not UpdateRule.NONE and cfg.instruction:
-        raise ConfigError(f"instruction: is only used under proxy.rule=none, and proxy.rule is '{rule}'; remove one of them")
+        raise ConfigError(
+            f"instruction: is only used under proxy.rule=none, and proxy.rule is '{rule}'; remove one of them"
+        )
     if rule is not UpdateRule.NONE and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
     return rule

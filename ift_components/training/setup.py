@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from omegaconf import DictConfig
@@ -9,13 +10,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.config import instantiate
 from ift_components.data.dataset import Sample, collate
 from ift_components.errors import ConfigError
+from ift_components.models.build import build_model, fill
 from ift_components.models.forward import Batch, ResponseLoss
-from ift_components.models.hf_layout import hf_config, load_weights, save_checkpoint
+from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.sharding import checkpoint_activations, parameter_part, set_precision, shard
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.distributed import World
@@ -24,17 +25,7 @@ from ift_components.training.settings import parse_dtype
 PARTS = ("proxy", "encoder", "fusion", "decoder")
 
 
-def _fill(model: DeepFusionModel, folder: Path, device: torch.device) -> None:
-    """Give a model built on the meta device storage and a checkpoint's weights."""
-    model.to_empty(device=device)
-    with device:
-        for module in model.modules():
-            if hasattr(module, "rope_init"):
-                module.rope_init()  # not in the checkpoint: computed
-    load_weights(model, folder)
-
-
-def build_model(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
+def build_module(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
     """Build, load, freeze, place and shard the model of a stage.
 
     Args:
@@ -47,10 +38,7 @@ def build_model(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
     """
     dtype = parse_dtype(cfg.dtype)
     checkpoint = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    with torch.device("meta" if checkpoint else "cpu"):
-        model = instantiate(cfg.model)
-    if not isinstance(model, DeepFusionModel):
-        raise ConfigError(f"model: {cfg.model._component_} built a {type(model).__name__}; expected a DeepFusionModel")  # noqa: SLF001
+    model = build_model(cfg.model, meta=checkpoint is not None)
     if frozen:
         model.requires_grad_(requires_grad=False)
     elif not any(parameter.requires_grad for parameter in model.parameters()):
@@ -65,7 +53,7 @@ def build_model(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
         # One process shards too: FSDP is what computes in bf16 over fp32 masters.
         shard(module, world.mesh, dtype)
     if checkpoint is not None:
-        _fill(model, checkpoint, world.device)
+        fill(model, checkpoint, world.device)
     return module.train()
 
 
@@ -101,7 +89,9 @@ def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
     transform = instantiate(cfg.tokenizer)
     slots = cfg.instruction or int(cfg.proxy.num_vectors)
     dataset: Dataset[Sample] = instantiate(cfg.dataset, transform, instruction=slots, seed=cfg.seed)
-    sampler = DistributedSampler(dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True)
+    sampler: DistributedSampler[Sample] = DistributedSampler(
+        dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True
+    )
     loader = DataLoader(
         dataset,
         batch_size=cfg.batch_size,
@@ -117,7 +107,7 @@ def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
             f"batch_size: one step takes {per_step} samples (batch_size x gradient_accumulation_steps x processes), and the "
             f"dataset has {len(dataset)}; make it smaller"  # type: ignore[arg-type]
         )
-    return loader
+    return cast("DataLoader[Batch]", loader)  # collate makes batches of the samples
 
 
 def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:

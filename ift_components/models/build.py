@@ -1,0 +1,71 @@
+"""Building a model from its config node, with random or a checkpoint's weights."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torchtune.modules.model_fusion import DeepFusionModel
+
+from ift_components.config import instantiate
+from ift_components.errors import ConfigError
+from ift_components.models.hf_layout import load_weights
+
+
+def build_model(node: DictConfig, *, meta: bool) -> DeepFusionModel:
+    """Build the model that a config node names.
+
+    Args:
+        node: the `model` node.
+        meta: whether to build it without storage, for weights that are loaded later.
+
+    Raises:
+        ConfigError: if the component is wrong or builds something else.
+    """
+    with torch.device("meta" if meta else "cpu"):
+        model = instantiate(node)
+    if not isinstance(model, DeepFusionModel):
+        raise ConfigError(f"model: {node['_component_']} built a {type(model).__name__}; expected a DeepFusionModel")
+    return model
+
+
+def fill(model: DeepFusionModel, folder: Path, device: torch.device) -> None:
+    """Give a model built on the meta device storage and a checkpoint's weights.
+
+    Args:
+        model: the model, sharded or not.
+        folder: a checkpoint in Hugging Face layout.
+        device: where it goes.
+
+    Raises:
+        ConfigError: if the checkpoint does not fit.
+    """
+    model.to_empty(device=device)
+    with device:
+        for module in model.modules():
+            if hasattr(module, "rope_init"):
+                module.rope_init()  # not in the checkpoint: computed
+    load_weights(model, folder)
+
+
+def build_for_inference(
+    node: DictConfig, checkpoint_dir: str | None, device: torch.device, dtype: torch.dtype
+) -> DeepFusionModel:
+    """Build a whole, frozen model in one dtype.
+
+    Args:
+        node: the `model` node.
+        checkpoint_dir: a checkpoint in Hugging Face layout, or None to keep the builder's random weights.
+        device: where it goes.
+        dtype: dtype of every weight.
+
+    Raises:
+        ConfigError: if the component or the checkpoint is wrong.
+    """
+    model = build_model(node, meta=checkpoint_dir is not None)
+    model.requires_grad_(requires_grad=False)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    if checkpoint_dir is None:
+        return model.to(device).eval()
+    fill(model, Path(checkpoint_dir), device)
+    return model.eval()
