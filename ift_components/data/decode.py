@@ -73,7 +73,7 @@ def open_image(path: Path, *, square: bool = False, max_side: int | None = None,
     except DataError:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be decoded: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
     image = _fit(image, done, square=square, max_side=max_side)
     content = _png(image) if done else data
     return Opened(content, ", ".join(done), digest, image.size, difference_hash(image) if perceptual else None)

@@ -166,11 +166,11 @@ def _checked(row: Mapping[str, Any], key: str) -> Any:
     expected: type = _TYPES.get(key, str)
     if value is None and key in ("values", "choices", "sampled"):
         return None
-    if not isinstance(value, expected):
+    if type(value) is not expected:
         hint = "; put quotes around yes, no and numbers" if expected is str else ""
         raise DataError(f"schema: {key} of '{row['name']}' must be a {expected.__name__}, got {value!r}{hint}")
-    items = value if expected is list else [*value, *value.values()] if expected is dict else []
+    items = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
     wrong = [item for item in items if not isinstance(item, str)]
     if wrong:
         raise DataError(f"schema: {key} of '{row['name']}' holds {wrong[0]!r}, which is no text; put quotes around it")
-    return tuple(value) if expected is list else value
+    return tuple(value) if isinstance(value, list) else value

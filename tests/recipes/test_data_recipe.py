@@ -1,0 +1,82 @@
+"""The data recipe through `tune run` and through its entry point."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ift_data_recipe
+import pytest
+
+from ift_components.config import CONFIG_DIR
+from ift_components.data.prepared import read_manifest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
+from trees import wbcatt_tree
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ift_data_recipe", *map(str, arguments)])
+    ift_data_recipe.main()
+
+
+def test_tune_run_from_another_folder(tmp_path):
+    wbcatt_tree(tmp_path / "in")
+    tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
+    command = [tune, "run", "ift_data_recipe", "--config", "data_wbcatt.yaml", "builder.root=in", "output_dir=out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "reports: train 3, val 2, test 1" in done.stdout
+    assert read_manifest(tmp_path / "out")["counts"]["questions"] == {"val": 2, "test": 1}
+
+
+def test_overrides_reach_builder_and_questions(tmp_path, monkeypatch):
+    wbcatt_tree(tmp_path / "in")
+    root, out = f"builder.root={tmp_path / 'in'}", f"output_dir={tmp_path / 'out'}"
+    run(
+        monkeypatch, "--config", "data_wbcatt", root, out, "questions.protocol=full", "builder.images=path", "workers=1"
+    )
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["counts"]["questions"] == {"val": 22, "test": 10}
+    assert manifest["builder"]["arguments"]["images"] == "path"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("builder.rot=x", "unexpected keyword argument 'rot'; did you mean 'root'?"),
+        ("question.protocol=full", "unknown key 'question'; did you mean 'questions'?"),
+        ("questions.protocoll=full", "protocoll"),
+        ("questions.n_options=many", "questions.n_options"),
+        ("questions.protocol=all", "questions.protocol is 'all', expected one of: paper, full"),
+        ("builder.images=both", "builder.images is 'both'"),
+        ("builder.root=nowhere", "'nowhere' is not a folder"),
+        ("builder._component_=ift_components.data.builders.wbcat", "cannot be imported"),
+    ],
+)
+def test_mistakes_end_with_one_message(tmp_path, monkeypatch, capsys, override, message):
+    wbcatt_tree(tmp_path / "in")
+    with pytest.raises(SystemExit) as stop:
+        run(
+            monkeypatch,
+            "--config",
+            "data_wbcatt",
+            f"builder.root={tmp_path / 'in'}",
+            f"output_dir={tmp_path / 'out'}",
+            override,
+        )
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_data_config_names_its_command_and_declares_every_key(monkeypatch, capsys):
+    names = sorted(path.name for path in CONFIG_DIR.glob("data_*.yaml"))
+    assert {"data_wbcatt.yaml", "data_image_table.yaml"} <= set(names)
+    for name in names:
+        assert f"tune run ift_data_recipe --config {name} builder.root=PATH" in (CONFIG_DIR / name).read_text()
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "--config", name)
+        assert "give a value for builder.root" in capsys.readouterr().err.replace(", output_dir", "")
