@@ -10,12 +10,13 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from torchtune.config._errors import InstantiationError
 from torchtune.config._utils import _get_component_from_path
@@ -73,6 +74,19 @@ def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
     return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
 
 
+def missing_keys(cfg: DictConfig) -> list[str]:
+    """Return the dotted keys whose value is `???`, in order (OmegaConf's own search fails where others refer to them)."""
+
+    def walk(value: Any, prefix: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, child in value.items():
+                yield from walk(child, f"{prefix}.{key}" if prefix else str(key))
+        elif value == MISSING:
+            yield prefix
+
+    return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
 def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConfig:
     """Load a config, apply command-line overrides and check it against a dataclass of settings.
 
@@ -90,12 +104,16 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
     path = find_config(name)
     try:
         cfg = OmegaConf.load(path)
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} must hold a mapping of keys to values")
     for override in overrides:
         cfg = _apply_override(cfg, override)
+    missing = missing_keys(cfg) + [f.name for f in fields(settings) if f.default == MISSING and f.name not in cfg]
+    if missing:
+        given = f"(on the command line: {missing[0]}=...)"
+        raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} {given}")
     try:
         merged = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(settings), cfg))
         OmegaConf.resolve(merged)
@@ -105,9 +123,6 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
         raise ConfigError(f"{path.name}: unknown key '{key}'; {_suggest(key, known)}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path.name}: {error.full_key}: {str(error).splitlines()[0]}") from error
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} (on the command line: {missing[0]}=...)")
     return merged
 
 

@@ -4,9 +4,9 @@
         output_dir=OUT
     tune run --nproc_per_node 4 ift_recipe --config llama32v_ift.yaml data=PREPARED proxy.path=... output_dir=OUT
 
-OUT/checkpoint holds the model in Hugging Face layout, which needs no proxy at inference, and the proxy it was trained under; OUT
-also holds config.yaml, metrics.jsonl, loss_curve.png and run.json. `proxy.rule=none instruction="..."` is ordinary instruction
-tuning, for comparison.
+OUT/checkpoint holds the model in Hugging Face layout, which needs no proxy at inference, and the proxy it was trained under;
+OUT also holds config.yaml, metrics.jsonl, loss_curve.png and run.json. `proxy.rule=none instruction="..."` is ordinary
+instruction tuning, for comparison.
 """
 
 from omegaconf import DictConfig

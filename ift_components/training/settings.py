@@ -133,9 +133,7 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         return UpdateRule.UPDATE
     rule = UpdateRule(cfg.proxy.rule)
     if rule is UpdateRule.NONE and not cfg.instruction:
-        raise ConfigError(
-            "proxy.rule: 'none' trains under a text instruction; give instruction=\"Describe this medical scan.\""
-        )
+        raise ConfigError("instruction: proxy.rule=none trains under a text; give it, e.g. 'Describe this medical scan.'")
     if rule is not UpdateRule.NONE and cfg.instruction:
         raise ConfigError(
             f"instruction: is only used under proxy.rule=none, and proxy.rule is '{rule}'; remove one of them"

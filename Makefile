@@ -1,0 +1,35 @@
+# Needs Python 3.11 or 3.12 and PyPI. `make test` and `make demo` set up .venv on first use.
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+BIN := .venv/bin
+RUNS ?= runs/demo
+
+.PHONY: setup test check lint types demo clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+# The four stages on the miniature: drawn shapes, or real WBCAtt images with `make demo DATA=path/to/wbcatt`.
+demo: setup
+	$(BIN)/python -m ift_components.demo $(RUNS) $(DATA)
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,88 @@
+"""Draws a small dataset to try things on: `python -m ift_components.example FOLDER [--count 400]`.
+
+FOLDER gets images of one shape each, and `shapes.csv` with a row an image: its shape, colour, size and whether it has a border.
+It has the form that the `image_table` builder reads, so it is also a pattern for a dataset of your own.
+"""
+
+import argparse
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ATTRIBUTES = {
+    "shape": ("circle", "square", "triangle"),
+    "colour": ("blue", "green", "red", "yellow"),
+    "size": ("large", "small"),
+    "border": ("yes", "no"),
+}
+_SIDE = 96
+_PAINT = {"blue": (60, 90, 220), "green": (50, 170, 80), "red": (210, 60, 50), "yellow": (230, 200, 60)}
+
+
+def draw_shape(row: dict[str, str], generator: np.random.Generator) -> Image.Image:
+    """Draw the shape that a row of attributes describes, at a random place on a noisy ground.
+
+    Args:
+        row: a value for each of `ATTRIBUTES`.
+        generator: source of place and noise.
+    """
+    ground = generator.normal(40, 12, (_SIDE, _SIDE, 3)).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(ground)
+    radius = {"large": 30, "small": 15}[row["size"]] * generator.uniform(0.9, 1.1)
+    x, y = generator.uniform(radius, _SIDE - radius, 2)
+    style = {
+        "fill": _PAINT[row["colour"]],
+        "outline": (255, 255, 255) if row["border"] == "yes" else None,
+        "width": 3,
+    }
+    draw = ImageDraw.Draw(image)
+    if row["shape"] == "circle":
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), **style)
+    else:
+        sides = {"square": 4, "triangle": 3}[row["shape"]]
+        turn = generator.uniform(0, 2 * math.pi)
+        angles = [turn + 2 * math.pi * i / sides for i in range(sides)]
+        draw.polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles], **style)
+    return image
+
+
+def write_example(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write `count` drawn images and their table.
+
+    Args:
+        folder: gets `images/` and `shapes.csv`.
+        count: number of images.
+        seed: seed of attributes, places and noise.
+
+    Returns:
+        The table's path.
+    """
+    generator = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    table = folder / "shapes.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["image", *ATTRIBUTES])
+        writer.writeheader()
+        for index in range(count):
+            row = {name: str(generator.choice(values)) for name, values in ATTRIBUTES.items()}
+            name = f"images/{index:05d}.png"
+            draw_shape(row, generator).save(folder / name)
+            writer.writerow({"image": name, **row})
+    return table
+
+
+def main() -> None:
+    """Draw the example dataset into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(f"{args.count} images described in {write_example(args.folder, args.count, args.seed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What many tests share: a drawn dataset, prepared folders, a process group of one, the real data if it is there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ift_components.config import load_config
+from ift_components.example import write_example
+from ift_components.training.distributed import World, distributed
+from ift_components.training.settings import TrainSettings
+
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def run_tune(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `tune run ARGUMENTS` in a folder, as a user would."""
+    command = [str(Path(sys.executable).with_name("tune")), "run", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+@pytest.fixture(scope="session")
+def tune():
+    """The function that runs `tune run`."""
+    return run_tune
+
+
+@pytest.fixture(scope="session")
+def wbcatt_root() -> Path:
+    """The real WBCAtt folder."""
+    root = REAL_DATA / "wbcatt"
+    if not root.is_dir():
+        pytest.skip(f"real WBCAtt data is not at {root}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of 80 drawn shapes (64 to train, 8 to validate, 8 to test), made by the data recipe."""
+    root = tmp_path_factory.mktemp("shapes")
+    write_example(root, 80)
+    out = root / "prepared"
+    arguments = ["builder.table=shapes.csv", f"builder.root={root}", f"output_dir={out}"]
+    run_tune("ift_data_recipe", "--config", "data_image_table.yaml", *arguments, cwd=root)
+    return out
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """A process group of one on the CPU."""
+    with distributed("cpu") as made:
+        yield made
+
+
+@pytest.fixture
+def train_config(prepared: Path, tmp_path: Path):
+    """A function that gives the miniature's fine-tuning config with overrides."""
+
+    def make(*overrides: str, config: str = "tiny_ift.yaml"):
+        common = [f"data={prepared}", f"output_dir={tmp_path / 'out'}", "num_workers=0", "batch_size=4"]
+        if config == "tiny_ift.yaml":
+            common.append("proxy.path=null")
+        return load_config(config, [*common, *overrides], TrainSettings)
+
+    return make

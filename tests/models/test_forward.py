@@ -1,0 +1,119 @@
+"""The training forward against torchtune's own, and what it computes gradients for."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ift_components.data.dataset import collate
+from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
+from ift_components.models.forward import ResponseLoss
+from ift_components.models.sharding import checkpoint_activations, parameter_part
+
+K = 4
+
+
+@pytest.fixture
+def batch():
+    transform = tiny_vision_transform()
+    responses = ["round cell shape, Neutrophil", "label", "a much longer report than the other two, to pad"]
+    samples = [
+        {
+            "id": str(i),
+            "prompt": prompt_tokens(transform, K),
+            "response": response_tokens(transform, response),
+            "image": torch.randn(1, 3, 84, 84),
+        }
+        for i, response in enumerate(responses)
+    ]
+    return collate(samples, transform)
+
+
+def tune_loss(model, batch, proxy):
+    """The same sum through torchtune's forward: dense mask, embeddings swapped by a hook, logits everywhere."""
+
+    def insert(module, inputs, output):
+        out = output.clone()
+        out.view(-1, out.shape[-1])[batch.slot_index] = proxy.repeat(len(batch.ids), 1)
+        return out
+
+    handle = model.decoder.tok_embeddings.register_forward_hook(insert)
+    mask = batch.sees_image.unsqueeze(-1).expand(-1, -1, 37)
+    encoder_input = {"images": batch.images, "aspect_ratio": batch.aspect_ratio}
+    logits = model(batch.tokens, encoder_input=encoder_input, encoder_mask=mask)
+    handle.remove()
+    labels = torch.full(batch.tokens.shape, -100).flatten()
+    labels[batch.response_index] = batch.labels
+    return F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum")
+
+
+def gradients(loss, module, proxy):
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None} | {"proxy": proxy.grad}
+    module.zero_grad()
+    proxy.grad = None
+    return found
+
+
+def test_loss_and_gradients_equal_torchtunes(batch):
+    model = tiny_llama3_2_vision()
+    proxy = torch.randn(K, 128, requires_grad=True)
+    expected = tune_loss(model, batch, proxy)
+    wanted = gradients(expected, model, proxy)
+    loss = ResponseLoss(model)(batch, proxy)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
+    found = gradients(loss, model, proxy)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_activation_checkpointing_changes_nothing(batch):
+    proxy = torch.randn(K, 128, requires_grad=True)
+    model = tiny_llama3_2_vision()
+    plain = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
+    checkpoint_activations(model)
+    wrapped = [name for name, _ in model.named_modules() if name.endswith("_checkpoint_wrapped_module")]
+    assert len(wrapped) == 4 + 1 + 6 + 3  # encoder, projection, self-attention and cross-attention layers
+    names = {name: name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()}
+    found = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, plain[names.get(name, name)], atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_encoder_leaves_no_graph(batch):
+    model = tiny_llama3_2_vision()
+    model.requires_grad_(requires_grad=False)
+    recorded = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: recorded.append(output.grad_fn))
+    proxy = torch.randn(K, 128, requires_grad=True)
+    ResponseLoss(model)(batch, proxy).backward()
+    assert recorded == [None]
+    assert proxy.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_padding_and_batch_mates_do_not_change_a_sample(batch):
+    model = tiny_llama3_2_vision()
+    proxy = torch.randn(K, 128)
+    transform = tiny_vision_transform()
+    whole = ResponseLoss(model)(batch, proxy)
+    responses = ["round cell shape, Neutrophil", "label", "a much longer report than the other two, to pad"]
+    alone = 0
+    for i, response in enumerate(responses):
+        sample = {
+            "id": str(i),
+            "prompt": prompt_tokens(transform, K),
+            "response": response_tokens(transform, response),
+            "image": batch.images[i, 0],
+        }
+        alone += ResponseLoss(model)(collate([sample], transform), proxy)
+    torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-6)
+
+
+def test_parts_cover_the_model():
+    model = tiny_llama3_2_vision()
+    parts = {name: parameter_part(name) for name, _ in model.named_parameters()}
+    assert set(parts.values()) == {"encoder", "fusion", "decoder"}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, part in parts.items() if part != "decoder"}

@@ -1,0 +1,198 @@
+"""The four stages through `tune run`, from a folder that is not the project's, in one process and in two."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PROXY = "proxy_instruction.safetensors"
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def warm(prepared, tune, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    out = folder / "warm"
+    result = tune(
+        "ift_warmup_recipe", "--config", "tiny_warmup.yaml", f"data={prepared}", f"output_dir={out}", cwd=folder
+    )
+    assert "warm-up: 100%" in result.stderr
+    return out
+
+
+def fine_tune(tune, prepared, warm, out, *overrides, processes=1):
+    launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
+    common = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", "epochs=2"]
+    return tune(*launch, "ift_recipe", "--config", "tiny_ift.yaml", *common, *overrides, cwd=out.parent)
+
+
+@pytest.fixture(scope="module")
+def tuned(prepared, tune, warm):
+    out = warm.parent / "tuned"
+    fine_tune(tune, prepared, warm, out)
+    return out
+
+
+def test_warm_up_leaves_the_proxy_alone_changed(warm):
+    with safe_open(warm / PROXY, "pt") as file:
+        metadata, vectors = file.metadata(), file.get_tensor("proxy_instruction")
+    assert metadata == {
+        "K": "8",
+        "d": "128",
+        "model": "ift_components.models.tiny_llama3_2_vision",
+        "step": "4",
+        "rule": "update",
+    }
+    assert vectors.shape == (8, 128)
+    assert vectors.dtype is torch.float32
+    run = json.loads((warm / "run.json").read_text())
+    assert run["trained_parameters"] == {"proxy": 1024}
+    assert losses(warm)[-1] < losses(warm)[0]
+    assert not (warm / "checkpoint").exists()
+
+
+def test_fine_tuning_leaves_a_checkpoint_and_its_records(tuned, warm):
+    run = json.loads((tuned / "run.json").read_text())
+    assert run["steps"] == 8
+    assert run["trained_parameters"] == {"proxy": 1024, "encoder": 566_211, "fusion": 740_264}
+    assert losses(tuned)[-1] < losses(tuned)[0] - 0.5
+    assert {p.name for p in (tuned / "checkpoint").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        PROXY,
+    }
+    momentum = load_file(tuned / "checkpoint" / PROXY)["proxy_instruction"]
+    moved = (momentum - load_file(warm / PROXY)["proxy_instruction"]).abs().max().item()
+    assert 0 < moved < 1e-3  # eight steps of a momentum of 0.999
+    curve = Image.open(tuned / "loss_curve.png")
+    assert curve.size == (840, 480)
+    rows = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert {"epoch", "tokens", "lr", "samples_per_second", "grad_norm_proxy", "grad_norm_encoder"} <= rows[0].keys()
+
+
+def test_two_processes_repeat_one(tune, prepared, warm, tuned):
+    out = warm.parent / "two"
+    fine_tune(tune, prepared, warm, out, "batch_size=8", processes=2)
+    assert losses(out) == pytest.approx(losses(tuned), abs=1e-5)
+    one, two = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (tuned, out))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_evaluation_before_and_after(tune, prepared, tuned):
+    folder = tuned.parent
+    accuracies = {}
+    for name, more in {"before": [], "after": [f"checkpoint_dir={tuned / 'checkpoint'}"]}.items():
+        out = folder / f"eval_{name}"
+        given = [f"data={prepared}", f"output_dir={out}", *more]
+        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=folder)
+        results = json.loads((out / "results.json").read_text())
+        predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        assert results["questions"] == len(predictions) == 32  # 8 images, 4 attributes
+        assert set(results["attributes"]) == {"shape", "colour", "size", "border"}
+        right = sum(row["predicted"] == row["answer"] for row in predictions)
+        assert results["accuracy"] == pytest.approx(right / 32, abs=1e-6)
+        accuracies[name] = [row["generated"] for row in predictions]
+    assert accuracies["before"] != accuracies["after"]
+
+
+@pytest.mark.parametrize("rule", ["restart", "fix", "update"])
+def test_other_rules_run(tune, prepared, warm, rule):
+    out = warm.parent / rule
+    fine_tune(tune, prepared, warm, out, f"proxy.rule={rule}", "max_steps=2", "save_every_epochs=1")
+    with safe_open(out / "checkpoint" / PROXY, "pt") as file:
+        assert (file.metadata()["rule"], file.metadata()["step"]) == (rule, "2")
+
+
+def test_text_instruction_needs_no_proxy(tune, prepared, warm):
+    out = warm.parent / "none"
+    instruction = ["proxy.path=null", "proxy.rule=none", "instruction=Describe this medical scan.", "max_steps=2"]
+    fine_tune(tune, prepared, warm, out, *instruction)
+    assert not (out / "checkpoint" / PROXY).exists()
+    assert "proxy" not in json.loads((out / "run.json").read_text())["trained_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["proxy.num_vectors=4"], "proxy.num_vectors: 4 does not match the 8 vectors"),
+        (["model.decoder_dim=64"], "128 wide and the model's embeddings 64"),
+        (["epoch=3"], "unknown key 'epoch'; did you mean 'epochs'?"),
+        (["dataset.splt=val"], "dataset: ift_components.data.report_dataset: .*splt"),
+        (["checkpoint_dir=nowhere"], "checkpoint_dir: nowhere"),
+    ],
+)
+def test_user_errors_are_one_line_and_write_nothing(tune, prepared, warm, overrides, message):
+    out = warm.parent / "never"
+    given = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", *overrides]
+    result = tune("ift_recipe", "--config", "tiny_ift.yaml", *given, cwd=warm.parent, check=False)
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line)
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+
+
+def test_an_output_folder_is_never_written_over(tune, prepared, warm):
+    before = {path: path.read_bytes() for path in warm.iterdir()}
+    given = [f"data={prepared}", f"output_dir={warm}"]
+    result = tune("ift_warmup_recipe", "--config", "tiny_warmup.yaml", *given, cwd=warm.parent, check=False)
+    assert result.returncode == 2
+    assert "already holds files" in result.stderr
+    assert {path: path.read_bytes() for path in warm.iterdir()} == before
+
+
+def test_wheel_in_a_second_environment(prepared, tmp_path):
+    """A non-editable install: own modules and configs from the wheel, third-party packages from this environment."""
+    source = tmp_path / "source"  # a copy: building leaves files behind
+    for name in ("ift_components", "configs", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", str(source)]
+    subprocess.run(install, check=True, capture_output=True)
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    (site / "base.pth").write_text(
+        f"{Path(torch.__file__).parents[1]}\n"
+    )  # read for its packages, not for its .pth files
+    run = [python, "-c", "from torchtune._cli.tune import main; main()", "run", "ift_warmup_recipe", "--config"]
+    out = tmp_path / "out"
+    given = ["tiny_warmup.yaml", f"data={prepared}", f"output_dir={out}", "max_steps=1"]
+    subprocess.run([*run, *given], check=True, capture_output=True, cwd=tmp_path)
+    assert (out / PROXY).is_file()
+    unknown = subprocess.run([*run, "tiny.yaml"], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "neither a file nor a packaged config; packaged configs: " in unknown.stderr
+    assert "llama32v_ift.yaml" in unknown.stderr
+    where = subprocess.run(
+        [python, "-c", "import ift_components, ift_recipe; print(ift_components.__file__, ift_recipe.__file__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert all(path.startswith(str(site)) for path in where.stdout.split())
+
+
+def test_every_package_is_listed():
+    """The wheel's packages are listed by hand, because the configs lie outside of the package's folder."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("ift_components/**/__init__.py")}
+    assert listed == found | {"ift_components.configs"}

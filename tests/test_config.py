@@ -1,0 +1,109 @@
+"""Finding configs, overrides, and every way to get them wrong."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from omegaconf import MISSING, OmegaConf
+
+from ift_components.config import config_names, find_config, instantiate, load_config
+from ift_components.errors import ConfigError
+
+
+@dataclass
+class Settings:
+    output_dir: str = MISSING
+    steps: int = 3
+    lr: float | None = None
+    part: dict[str, Any] = field(default_factory=dict)
+
+
+class Part:
+    def __init__(self, size: int, inner: Any = None, *, name: str = "x") -> None:
+        self.size, self.inner, self.name = size, inner, name
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("output_dir: out\nsteps: 5\nlr: null\npart:\n  _component_: a.b\n  size: 1\n", encoding="utf-8")
+    return path
+
+
+def test_packaged_config_is_found_by_name_and_a_path_wins(tmp_path, monkeypatch):
+    packaged = find_config("tiny_ift.yaml")
+    assert packaged.is_file()
+    assert find_config("tiny_ift") == packaged
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny_ift.yaml").write_text("steps: 1\n", encoding="utf-8")
+    assert find_config("tiny_ift.yaml").read_text(encoding="utf-8") == "steps: 1\n"
+
+
+def test_unknown_config_lists_the_names():
+    with pytest.raises(ConfigError) as error:
+        find_config("tiny_itf.yaml")
+    assert all(name in str(error.value) for name in ["tiny_itf.yaml", *config_names()])
+    assert {"tiny_warmup.yaml", "tiny_ift.yaml", "tiny_eval.yaml", "llama32v_ift.yaml"} <= set(config_names())
+
+
+def test_overrides(config):
+    overrides = ["steps=7", "lr=1e-3", "output_dir=/data/run=2", "part=c.d", "part.new=[1, 2]", "~part.size"]
+    cfg = load_config(str(config), overrides, Settings)
+    assert (cfg.steps, cfg.lr, cfg.output_dir) == (7, 1e-3, "/data/run=2")
+    assert OmegaConf.to_container(cfg.part) == {"_component_": "c.d", "new": [1, 2]}
+    assert load_config(str(config), ["lr=None"], Settings).lr is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stpes=7", r"unknown key 'stpes'; did you mean 'steps'\? known: lr, output_dir, part, steps"),
+        ("steps=many", "steps: .*many.*Integer"),
+        ("--steps", "unrecognized|not of the form key=value"),
+        ("steps", "'steps' is not of the form key=value"),
+        ("~lost", "'~lost' removes a key"),
+    ],
+)
+def test_bad_overrides_are_named(config, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(config), [override], Settings)
+
+
+def test_missing_values_are_named(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("output_dir: ???\npart:\n  size: ???\n  twice: ${output_dir}\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"give a value for output_dir, part.size \(on the command line: output_dir=...\)"
+    ):
+        load_config(str(path), [], Settings)
+
+
+def test_unreadable_yaml(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"bad.yaml cannot be read as YAML"):
+        load_config(str(path), [], Settings)
+
+
+def test_instantiate_builds_nested_components():
+    node = OmegaConf.create(
+        {"_component_": f"{__name__}.Part", "size": 1, "inner": {"_component_": f"{__name__}.Part", "size": 2}}
+    )
+    part = instantiate(node, name="y")
+    assert (part.size, part.name, part.inner.size) == (1, "y", 2)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"size": 1}, "needs a '_component_' key"),
+        ({"_component_": "no.such.thing"}, "'no.such.thing' cannot be imported"),
+        ({"_component_": f"{__name__}.Part", "size": 1, "nmae": "z"}, "nmae.*did you mean 'name'"),
+        ({"_component_": f"{__name__}.Part"}, "size"),
+    ],
+)
+def test_bad_components_are_named(node, message):
+    cfg = OmegaConf.create({"model": node})
+    with pytest.raises(ConfigError, match=message) as error:
+        instantiate(cfg.model)
+    assert str(error.value).startswith("model")

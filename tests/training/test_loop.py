@@ -1,0 +1,137 @@
+"""One optimizer step: normalisation, clipping, and stopping before a bad one."""
+
+import copy
+
+import pytest
+import torch
+
+from ift_components.errors import ConfigError, UserError
+from ift_components.models.forward import ResponseLoss
+from ift_components.proxy import UpdateRule
+from ift_components.training.loop import Trainer, epoch_batches, gradient_norm, scale_gradients
+from ift_components.training.settings import check_settings
+from ift_components.training.setup import build_loader, build_module, build_optimizer, build_proxy, parameter_groups
+
+
+def trainer(cfg, world, rule=UpdateRule.TRACK):
+    module = build_module(cfg, world, frozen=False)
+    proxy = build_proxy(cfg, world, rule, 128)
+    groups = parameter_groups(module, proxy)
+    return Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
+
+
+def test_accumulation_equals_one_large_batch(train_config, world):
+    """Reports differ in length: averaging the batches' means would differ."""
+    cfg = train_config("batch_size=8")
+    (whole,) = next(epoch_batches(build_loader(cfg, world), 0, 1))
+    parts = next(epoch_batches(build_loader(train_config("batch_size=2"), world), 0, 4))
+    assert len({len(part.labels) for part in parts}) > 1
+    one, four = trainer(cfg, world), trainer(cfg, world)
+    a, b = one.step([whole]), four.step(parts)
+    assert a["tokens"] == b["tokens"] == len(whole.labels)
+    assert a["samples"] == b["samples"] == 8
+    assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+    assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+    for left, right in zip(one.module.parameters(), four.module.parameters(), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
+
+
+def test_clipping_equals_torchs(world):
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 50, 7)]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    theirs = copy.deepcopy(parameters)
+    for mine, other in zip(parameters, theirs, strict=True):
+        other.grad = mine.grad.clone()
+    norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    assert gradient_norm(parameters) == pytest.approx(norm.item(), rel=1e-6)
+    scale_gradients({"a": parameters[:1], "b": parameters[1:]}, 0.5 / (norm.item() + 1e-6))
+    for mine, other in zip(parameters, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_whole_gradient_is_clipped_together(train_config, world):
+    cfg = train_config(
+        "clip_grad_norm=0.01", "optimizer._component_=torch.optim.SGD", "proxy.lr=1.0", "optimizer.lr=1.0"
+    )
+    made = trainer(cfg, world, UpdateRule.UPDATE)
+    before = {part: [p.detach().clone() for p in group] for part, group in made.groups.items()}
+    (batches,) = [next(epoch_batches(build_loader(cfg, world), 0, 1))]
+    metrics = made.step(batches)
+    assert metrics["grad_norm"] > 0.01
+    parts = [metrics[f"grad_norm_{part}"] for part in ("proxy", "encoder", "fusion")]
+    assert metrics["grad_norm"] == pytest.approx(sum(n**2 for n in parts) ** 0.5, rel=1e-6)
+    moved = sum(
+        (p - q).square().sum() for part, group in made.groups.items() for p, q in zip(group, before[part], strict=True)
+    )
+    assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)  # SGD at rate 1 moves by the clipped gradient
+
+
+def test_bad_loss_stops_before_the_step(train_config, world):
+    cfg = train_config()
+    made = trainer(cfg, world)
+    batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
+    batches[0].images[0] = float("nan")
+    before = [p.detach().clone() for p in made.module.parameters()]
+    with pytest.raises(UserError, match=rf"step 1: loss nan.*before the optimizer step.*{batches[0].ids[0]}"):
+        made.step(batches)
+    assert all(torch.equal(p, q) for p, q in zip(made.module.parameters(), before, strict=True))
+
+
+def test_proxy_has_its_own_learning_rate(train_config, world):
+    made = trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"), world)
+    assert {g["name"]: g["lr"] for g in made.optimizer.param_groups} == {
+        "proxy": 0.125,
+        "encoder": 0.25,
+        "fusion": 0.25,
+    }
+
+
+def test_bf16_keeps_fp32_masters_and_tracks_fp32(train_config, world):
+    full, half = trainer(train_config(), world), trainer(train_config("dtype=bf16"), world)
+    groups = half.optimizer.param_groups
+    assert {p.dtype for group in groups for p in group["params"]} == {torch.float32}
+    frozen = [p for p in half.module.parameters() if not p.requires_grad]
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    loader = build_loader(train_config(), world)
+    for batches in epoch_batches(loader, 0, 1):
+        a, b = full.step(batches), half.step(batches)
+        assert b["loss"] == pytest.approx(a["loss"], rel=0.01)
+    state = half.optimizer.state[groups[1]["params"][0]]
+    assert state["exp_avg"].dtype is torch.float32
+
+
+def test_module_computes_in_the_asked_dtype(train_config, world):
+    seen = set()
+    module = build_module(train_config("dtype=bf16"), world, frozen=False)
+    assert isinstance(module, ResponseLoss)
+    for layer in module.model.decoder.layers:
+        layer.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+        getattr(layer, "layer", layer).register_forward_hook(lambda m, i, out: seen.add(out.dtype))
+    (batch,) = next(epoch_batches(build_loader(train_config(), world), 0, 1))
+    assert module(batch, torch.zeros(8, 128)).dtype is torch.float32
+    assert seen == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=0"], "batch_size: 0 is not above 0"),
+        (["clip_grad_norm=-1"], "clip_grad_norm: -1.0 is not above 0"),
+        (["proxy.num_vectors=0"], "proxy.num_vectors: 0 is below 1"),
+        (["dtype=fp16"], "dtype: 'fp16' is not one of fp32, bf16"),
+        (["proxy.rule=follow"], "proxy.rule: 'follow' is not one of restart, track, fix, update, none"),
+        (["proxy.rule=none"], "instruction: proxy.rule=none trains under a text"),
+        (["instruction=Describe"], "instruction: is only used under proxy.rule=none"),
+        ([], "proxy.path: give the proxy_instruction.safetensors"),
+    ],
+)
+def test_bad_settings_are_named(train_config, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(train_config(*overrides), warm_up=False)
+
+
+def test_step_larger_than_the_data_is_named(train_config, world):
+    with pytest.raises(ConfigError, match=r"batch_size: one step takes 100 samples .* the dataset has 64"):
+        build_loader(train_config("batch_size=100"), world)
