@@ -1,7 +1,7 @@
 """Runs the four stages on the miniature: `python -m ift_components.demo FOLDER [WBCATT]`.
 
-Draws a dataset of shapes into FOLDER, or takes the WBCAtt folder that is given, prepares it, evaluates the model as it is, warms
-up the proxy instruction, fine-tunes under it and evaluates again. Every command is printed as one would type it.
+Draws a dataset of shapes into FOLDER, or takes the WBCAtt folder that is given, prepares it, evaluates the model as it is,
+warms up the proxy instruction, fine-tunes under it and evaluates again. Every command is printed as one would type it.
 """
 
 import argparse
@@ -69,9 +69,8 @@ def main() -> None:
     args = parser.parse_args()
     begin = time.perf_counter()
     results = run_demo(args.folder, args.wbcatt)
-    print(
-        f"\nfour stages in {time.perf_counter() - begin:.0f} s; {_QUESTIONS} questions at most, chance {results['after']['chance']:.3f}"
-    )
+    seconds, after = time.perf_counter() - begin, results["after"]
+    print(f"\nfour stages in {seconds:.0f} s; {after['questions']} questions, chance {after['chance']:.3f}")
     print(f"{'':18}{'before':>8}{'after':>8}")
     for name in ("accuracy", "well_formed", "forced_accuracy"):
         print(f"{name:18}{results['before'][name]:8.3f}{results['after'][name]:8.3f}")
