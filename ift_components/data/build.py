@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ift_components.data.decode import open_image
+from ift_components.data.decode import Preparation, open_image
 from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.parts import (
     FILE_SCHEMA,
@@ -43,6 +43,7 @@ from ift_components.errors import DataError, UserError
 from ift_components.files import require_new_folder, sha256, write_json, write_text
 
 FILES = "files.parquet"
+MANY = 20  # more source tables than these are listed as one
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def prepare(
             "fingerprint": fingerprint(identity),
             "counts": counts,
             "skipped": {"count": problems.count, "first": problems.first},
+            "left_out": dict(problems.left_out),
             "notes": list(source.notes),
         }
         write_text(partial / "schema.yaml", schema_yaml(source.schema))
@@ -116,13 +118,21 @@ def _identity(source: Source, questions: QuestionOptions, options: BuildOptions)
         "questions": asdict(questions),
         "seed": questions.seed,
         "options": {"max_side": options.max_side, "near_duplicates": options.near_duplicates},
-        "tables": {_name(path, source.root): sha256(path) for path in source.tables},
+        "tables": _hashes(source),
         "schema": source.schema.to_dict(),
     }
 
 
-def _name(path: Path, root: Path) -> str:
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+def _hashes(source: Source) -> dict[str, str]:
+    """Return the SHA-256 of each source table, or one over all where there are many (a text file an image)."""
+
+    def name(path: Path) -> str:
+        return str(path.relative_to(source.root) if path.is_relative_to(source.root) else path)
+
+    hashes = {name(path): sha256(path) for path in source.tables}
+    if len(hashes) <= MANY:
+        return hashes
+    return {f"{len(hashes)} files": hashlib.sha256(json.dumps(hashes).encode()).hexdigest()}
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -174,9 +184,8 @@ def _write_parts(
 ) -> tuple[dict[str, list[Path]], Problems]:
     """Write the parts that are not there yet; returns those of each split, in order, and the bad table rows left out."""
     maker, problems = QuestionMaker(source.schema, questions, survey.pools), Problems()
-    open_one = functools.partial(
-        open_image, square=source.square, max_side=options.max_side, perceptual=options.near_duplicates
-    )
+    preparation = Preparation(source.square, options.max_side, options.near_duplicates, source.skip_masks)
+    open_one = functools.partial(open_image, preparation=preparation)
     waiting: dict[str, list[Job]] = {split: [] for split in SPLITS}
     parts: dict[str, list[Path]] = {split: [] for split in SPLITS}
     workers = options.workers or os.cpu_count() or 1

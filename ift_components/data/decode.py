@@ -8,6 +8,7 @@ and highest value to 8-bit grey; EXIF rotation applied; other file formats re-en
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ift_components.errors import DataError
 
 MAX_PIXELS = 100_000_000
+MASK_PART = 0.98
 _ORIENTATION = 0x0112
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -26,6 +28,7 @@ class Opened:
     """An image that was opened and checked.
 
     Attributes:
+        path: the file.
         content: bytes of a JPEG or PNG to store; the file's own where nothing had to be converted.
         converted: what was done to it, in words; empty where the bytes are the file's.
         sha256: of the file's content, in hexadecimal.
@@ -33,6 +36,7 @@ class Opened:
         pixels: difference hash of 64 bits, for near-duplicates; None unless asked for.
     """
 
+    path: Path
     content: bytes
     converted: str
     sha256: str
@@ -40,25 +44,61 @@ class Opened:
     pixels: int | None = None
 
 
-def open_image(path: Path, *, square: bool = False, max_side: int | None = None, perceptual: bool = False) -> Opened:
-    """Read, check and, where needed, convert an image file.
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every image of a build.
 
-    Args:
-        path: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM.
+    Attributes:
         square: pad to a square with black, the image in the middle.
         max_side: reduce larger images to this many pixels on the longer side.
         perceptual: compute the difference hash.
+        skip_masks: an image of two values is a mask, not the picture.
+    """
+
+    square: bool = False
+    max_side: int | None = None
+    perceptual: bool = False
+    skip_masks: bool = False
+
+
+def open_image(paths: Sequence[Path], preparation: Preparation) -> Opened:
+    """Read, check and, where needed, convert an image file.
+
+    Args:
+        paths: JPEG, PNG, TIFF, BMP, GIF, WebP or DICOM; with `skip_masks` the first that is no mask counts.
+        preparation: what is done to it.
 
     Raises:
-        DataError: if it cannot be decoded, is animated or has more than 100 million pixels.
+        DataError: if it cannot be decoded, is animated or has more than 100 million pixels, or if all are masks.
     """
+    for path in paths:
+        data, image, done = _read(path)
+        if preparation.skip_masks and is_mask(image):
+            continue
+        image = _fit(image, done, preparation)
+        content = _png(image) if done else data
+        digest = hashlib.sha256(data).hexdigest()
+        perceptual = difference_hash(image) if preparation.perceptual else None
+        return Opened(path, content, ", ".join(done), digest, image.size, perceptual)
+    raise DataError(f"is missing: {len(paths)} file(s), all of them masks (two-valued)")
+
+
+def is_mask(image: Image.Image) -> bool:
+    """Tell whether practically all pixels are next to the darkest or the brightest value (JPEG blurs a mask's edges)."""
+    values = np.asarray(image.convert("L"), dtype=np.int16)
+    low, high = int(values.min()), int(values.max())
+    margin = (high - low) // 12
+    return bool(((values <= low + margin) | (values >= high - margin)).mean() > MASK_PART)
+
+
+def _read(path: Path) -> tuple[bytes, Image.Image, list[str]]:
+    """Return a file's bytes, the image in 8 bits and what had to be done for that."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise DataError("is an empty file")
-    digest = hashlib.sha256(data).hexdigest()
     done: list[str] = []
     try:
         with warnings.catch_warnings():
@@ -66,17 +106,10 @@ def open_image(path: Path, *, square: bool = False, max_side: int | None = None,
             if data[128:132] == b"DICM":
                 from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
-                image = decode_dicom(data, MAX_PIXELS)
-                done.append("DICOM windowed to 8 bits")
-            else:
-                image = _decode(data, done)
-    except DataError:
-        raise
+                return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
+            return data, _decode(data, done), done
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
-    image = _fit(image, done, square=square, max_side=max_side)
-    content = _png(image) if done else data
-    return Opened(content, ", ".join(done), digest, image.size, difference_hash(image) if perceptual else None)
 
 
 def _decode(data: bytes, done: list[str]) -> Image.Image:
@@ -120,13 +153,14 @@ def stretch(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-def _fit(image: Image.Image, done: list[str], *, square: bool, max_side: int | None) -> Image.Image:
+def _fit(image: Image.Image, done: list[str], preparation: Preparation) -> Image.Image:
+    max_side = preparation.max_side
     if max_side and max(image.size) > max_side:
         ratio = max_side / max(image.size)
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
         image = image.resize(size, Image.Resampling.LANCZOS)
         done.append(f"reduced to {size[0]}x{size[1]}")
-    if square and image.width != image.height:
+    if preparation.square and image.width != image.height:
         side = max(image.size)
         canvas = Image.new(image.mode, (side, side))
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

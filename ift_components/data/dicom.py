@@ -37,7 +37,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> Image.Image:
         raise DataError(f"has {dataset.Columns}x{dataset.Rows} pixels, expected at most {max_pixels:,} in all")
     try:
         pixels = dataset.pixel_array
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError) as error:
+    except (ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, TypeError) as error:
         raise DataError(f"has pixel data that cannot be decoded: {str(error).splitlines()[0]}") from error
     if dataset.PhotometricInterpretation.startswith(("RGB", "YBR", "PALETTE")):
         return _colour(pixels, dataset)
@@ -57,7 +57,7 @@ def window(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
         part = _windowed(values.astype(np.float64), dataset)
     else:
         part = np.asarray(stretch(values)) / 255
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         part = 1 - part
     return Image.fromarray(np.rint(np.clip(part, 0, 1) * 255).astype(np.uint8))
 

@@ -4,7 +4,7 @@ A part holds everything that becomes of its records: the report row, the questio
 Merging streams the parts of a split into the prepared folder's files; neither needs more memory than a row group.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def write_part(
     path: Path,
     jobs: list[Job],
     store: ImageStore,
-    open_one: Callable[[Path], Opened],
+    open_one: Callable[[Sequence[Path]], Opened],
     pool: Executor,
     *,
     done: Callable[[], object],
@@ -102,17 +102,17 @@ def write_part(
 
     def row(job: Job) -> dict[str, Any]:
         record, report, asked = job
-        stat = record.image.stat() if record.image.exists() else None
-        facts: dict[str, Any] = {"id": record.id, "split": record.split, "file": str(record.image)}
-        facts |= {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns} if stat else {}
+        facts: dict[str, Any] = {"id": record.id, "split": record.split}
         try:
-            opened = open_one(record.image)
+            opened = open_one((record.image, *record.alternatives))
         except DataError as error:
+            facts |= _stat(record.image)
             return {"id": record.id, "facts": facts | {"problem": f"image {error}", "where": record.where}}
+        facts |= _stat(opened.path)
         facts |= {"sha256": opened.sha256, "width": opened.size[0], "height": opened.size[1]}
         facts |= {"converted": opened.converted or None, "perceptual": opened.pixels}
         held = store == "embed" or bool(opened.converted)
-        image = {"bytes": opened.content if held else None, "path": record.image.name if held else str(record.image)}
+        image = {"bytes": opened.content if held else None, "path": opened.path.name if held else str(opened.path)}
         attributes = [{"name": name, "value": value} for name, value in (*record.values.items(), *record.sections)]
         return {
             "id": record.id, "image": image, "report": report, "attributes": attributes, "group": record.group,
@@ -124,6 +124,14 @@ def write_part(
             for written in pool.map(row, jobs[start : start + GROUP_ROWS]):
                 writer.write(written)
                 done()
+
+
+def _stat(path: Path) -> dict[str, Any]:
+    try:
+        stat = path.stat()
+    except OSError:  # it vanished after the tables were read
+        return {"file": str(path)}
+    return {"file": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def part_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,17 +20,29 @@ class Problems:
     """Bad rows, collected: the count and the first ten.
 
     Nothing from a free-text report belongs in a message: `where` names a file and a row, `what` a column and its value.
+
+    Attributes:
+        count: number of bad rows.
+        first: the first ten, in words.
+        left_out: rows that a dataset's protocol leaves out, which is no mistake: their number by reason.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.first: list[str] = []
+        self.left_out: Counter[str] = Counter()
 
     def add(self, where: str, what: str) -> None:
         """Note what is wrong with a row."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(f"{where}: {what}")
+
+    def extend(self, other: "Problems") -> None:
+        """Add the problems that another collected."""
+        self.count += other.count
+        self.first = (self.first + other.first)[:SHOWN]
+        self.left_out += other.left_out
 
     def raise_if_any(self, name: str) -> None:
         """Raise one DataError that shows the count and the first ten problems, if there is any."""
@@ -69,6 +82,7 @@ class Record:
         id: unique in the dataset.
         split: train, val or test.
         image: the image's file.
+        alternatives: further files, if `image` turns out to be a mask (`Source.skip_masks`).
         where: the source row, for messages.
         values: applicable source values by attribute name.
         group: what must not be divided between splits, usually the patient.
@@ -87,6 +101,7 @@ class Record:
     report: str | None = None
     choices: tuple[Choice, ...] = ()
     sections: tuple[tuple[str, str], ...] = ()
+    alternatives: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,7 @@ class Source:
         on_bad_row: stop with an error that lists bad rows, or leave them out.
         splits: the splits that must not be empty.
         square: pad images to a square with black, as the authors do for CBIS-DDSM and SKINCON.
+        skip_masks: a record's first file that is not two-valued is its image.
         private: whether reports must not appear in logs, previews or manifests.
         notes: what a user should know about this source, shown when it is prepared.
         name: the builder's name; filled in by `builder`.
@@ -116,6 +132,7 @@ class Source:
     on_bad_row: OnBadRow = "error"
     splits: tuple[str, ...] = ("train", "val", "test")
     square: bool = False
+    skip_masks: bool = False
     private: bool = False
     notes: tuple[str, ...] = ()
     name: str = ""

@@ -1,6 +1,7 @@
 """Reading source tables: every cell is text, and a malformed table is refused with the reason."""
 
 import csv
+import gzip
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import openpyxl
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from openpyxl.utils.exceptions import InvalidFileException
 
@@ -146,3 +148,24 @@ def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Ite
                     yield number, {name: _text(cell) for name, cell in row.items()}
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path.name} is not a readable Parquet file: {error}") from error
+
+
+def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield some columns of a large CSV file, plain or gzipped, as text, holding a few megabytes in memory.
+
+    Raises:
+        DataError: for a missing column or a malformed file.
+    """
+    read = pa.csv.ReadOptions(block_size=8 << 20)
+    parse = pa.csv.ParseOptions(newlines_in_values=True)
+    try:
+        with (gzip.open if path.suffix == ".gz" else Path.open)(path, "rt", encoding="utf-8-sig") as file:
+            require_columns(path, next(csv.reader([file.readline()]), []), columns)
+        convert = pa.csv.ConvertOptions(
+            include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+        )
+        with pa.input_stream(path, compression="gzip" if path.suffix == ".gz" else None) as stream:
+            for batch in pa.csv.open_csv(stream, read, parse, convert):
+                yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise DataError(f"{path.name} is not a readable CSV file: {str(error).splitlines()[0][:200]}") from error

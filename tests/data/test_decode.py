@@ -9,18 +9,18 @@ import pytest
 from PIL import Image
 from trees import picture, png_bytes, save_picture
 
-from ift_components.data.decode import difference_hash, open_image
+from ift_components.data.decode import Preparation, difference_hash, is_mask, open_image
 from ift_components.errors import DataError
 
 
 def opened(path, **options):
-    result = open_image(path, **options)
+    result = open_image([path], Preparation(**options))
     return result, Image.open(io.BytesIO(result.content))
 
 
 def refuse(path) -> str:
     with pytest.raises(DataError) as error:
-        open_image(path)
+        open_image([path], Preparation())
     return str(error.value)
 
 
@@ -138,7 +138,22 @@ def test_animations_and_pages_are_refused(tmp_path):
 def test_difference_hash_finds_reencoded_images_and_not_others(tmp_path):
     smooth = picture(5, size=(9, 8)).resize((90, 80), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a.jpg", quality=60)
-    again = open_image(tmp_path / "a.jpg", perceptual=True).pixels
+    again = opened(tmp_path / "a.jpg", perceptual=True)[0].pixels
     assert again is not None
     assert (again ^ difference_hash(smooth)).bit_count() <= 4
     assert (again ^ difference_hash(picture(6, size=(90, 80)))).bit_count() > 10
+
+
+def test_masks_are_told_by_content(tmp_path):
+    mask = Image.new("L", (200, 200))
+    mask.paste(255, (50, 60, 120, 150))
+    mask.save(tmp_path / "mask.jpg", quality=75)
+    mask.save(tmp_path / "mask.png")
+    crop = save_picture(tmp_path / "crop.jpg", 1, size=(80, 60), mode="L")
+    assert is_mask(Image.open(tmp_path / "mask.jpg"))
+    assert not is_mask(Image.open(crop))
+    files = [tmp_path / "mask.jpg", tmp_path / "mask.png", crop]
+    assert open_image(files, Preparation(skip_masks=True)).path == crop
+    assert open_image(files, Preparation()).path == files[0]
+    with pytest.raises(DataError, match=r"2 file\(s\), all of them masks"):
+        open_image(files[:2], Preparation(skip_masks=True))
