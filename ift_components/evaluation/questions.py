@@ -1,4 +1,4 @@
-"""The multiple-choice prompt of the paper and the reading of its answers."""
+"""The multiple-choice prompt of the paper."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -30,22 +30,3 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
         f'Response with only the letter of the correct choice, starting with "{ANSWER_PREFIX} [{" or ".join(names)}].".'
     )
     return "\n".join([question, *lines, form])
-
-
-def parse_answer(text: str, count: int) -> int | None:
-    """Read an answer as the authors' code does.
-
-    What follows the last "The correct answer is", without `.`, `*`, `[`, `]` and surrounding white space, must be a letter of an
-    option, in either case.
-
-    Args:
-        text: the generated answer, without special tokens.
-        count: number of options.
-
-    Returns:
-        The option's index, or None if the answer is not well formed; that counts as wrong.
-    """
-    answer = text.rpartition(ANSWER_PREFIX)[2]
-    letter = answer.translate(str.maketrans("", "", ".*[]")).strip().upper()
-    names = letters(count)
-    return names.index(letter) if letter in names else None

@@ -21,7 +21,8 @@ from ift_components.data.prompts import prompt_tokens
 from ift_components.errors import ConfigError
 from ift_components.evaluation.generation import Generator
 from ift_components.evaluation.metrics import summarise
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt, parse_answer
+from ift_components.evaluation.parsing import parse_paper, parse_strict
+from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt
 from ift_components.files import require_new_folder, sha256, write_json, write_text
 from ift_components.models.build import build_for_inference
 from ift_components.training.distributed import choose_device
@@ -104,7 +105,8 @@ class Evaluation:
                 "image_id": row["image_id"],
                 "attribute": row["attribute"],
                 "prompt": multiple_choice_prompt(row["question"], row["options"]),
-                "options": len(row["options"]),
+                "run": 0,
+                "options": row["options"],
                 "answer": row["answer"],
             }
             for row in rows
@@ -112,11 +114,15 @@ class Evaluation:
         if cfg.scoring != "logits":
             texts = self.generator.generate(stacked, which, prompts, cfg.max_new_tokens)
             for result, text in zip(results, texts, strict=True):
-                result |= {"generated": text, "predicted": parse_answer(text, result["options"])}
+                result |= {"generated": text, "paper": parse_paper(text, result["options"])}
+                result["strict"] = parse_strict(text, result["options"])
         if cfg.scoring != "generate":
             logits = self.generator.next_logits(stacked, which, [prompt + self.prefix for prompt in prompts])
             for result, row in zip(results, logits[:, self.letters], strict=True):
-                result["forced"] = int(row[: result["options"]].argmax())
+                result["forced"] = int(row[: len(result["options"])].argmax())
+        for result in results:
+            result["predicted"] = result["paper"] if cfg.scoring != "logits" else result["forced"]
+            result["correct"] = result["predicted"] == result["answer"]
         yield from results
 
     def run(self) -> dict[str, Any]:
@@ -151,7 +157,8 @@ class Evaluation:
 
 def table(results: dict[str, Any]) -> str:
     """Return results as a text table, one row an attribute and one for all."""
-    columns = [c for c in ("questions", "chance", "accuracy", "well_formed", "forced_accuracy") if c in results]
+    names = ("questions", "chance", "accuracy", "well_formed", "forced_accuracy")
+    columns = [name for name in names if results.get(name) is not None]
     width = max(map(len, [*results["attributes"], "attribute"]))
     lines = ["  ".join(["attribute".ljust(width), *columns])]
     for name, rates in [*results["attributes"].items(), ("all", results)]:
