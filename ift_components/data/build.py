@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ift_components.data.checks import run_checks
 from ift_components.data.decode import Preparation, open_image
 from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.parts import (
@@ -36,6 +37,7 @@ from ift_components.data.parts import (
     write_part,
 )
 from ift_components.data.prepared import FORMAT_VERSION, QUESTION_SPLITS, SPLITS
+from ift_components.data.preview import preview_page
 from ift_components.data.schema_file import schema_yaml
 from ift_components.data.source import Problems, Source
 from ift_components.data.survey import Survey, checked_records, survey_records
@@ -92,6 +94,7 @@ def prepare(
         parts, problems = _write_parts(source, survey, options, questions, partial / "parts")
         counts = _merge_parts(parts, partial)
         _require_usable(source, counts, partial, problems)
+        checks = run_checks(source, partial, partial / FILES, near_duplicates=options.near_duplicates)
         manifest = {
             **identity,
             "fingerprint": fingerprint(identity),
@@ -99,14 +102,28 @@ def prepare(
             "skipped": {"count": problems.count, "first": problems.first},
             "left_out": dict(problems.left_out),
             "notes": list(source.notes),
+            "checks": asdict(checks),
         }
         write_text(partial / "schema.yaml", schema_yaml(source.schema))
+        write_text(partial / "preview.html", preview_page(partial, manifest, private=source.private))
         write_json(partial / "manifest.json", manifest)
         shutil.rmtree(partial / "parts")
         (partial / "fingerprint").unlink()
         _sync(partial)
         partial.rename(out)
+    _tell(manifest)
     return manifest
+
+
+def _tell(manifest: dict[str, Any]) -> None:
+    """Print what a user should know about a build: what was left out, and the warnings of the checks."""
+    for reason, count in manifest["left_out"].items():
+        print(f"left out: {count} ({reason})")
+    skipped = manifest["skipped"]
+    if skipped["count"]:
+        print(f"skipped: {skipped['count']} bad row(s), the first:\n  " + "\n  ".join(skipped["first"]))
+    for warning in manifest["checks"]["warnings"]:
+        print(f"warning: {warning}")
 
 
 def _identity(source: Source, questions: QuestionOptions, options: BuildOptions) -> dict[str, Any]:

@@ -16,7 +16,6 @@ class Survey:
     """What the first pass over the records tells."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    values: dict[str, dict[str, Counter[str]]] = field(default_factory=dict)
     pools: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
@@ -27,14 +26,10 @@ def survey_records(source: Source, questions: QuestionOptions) -> Survey:
         DataError: for bad rows, unless the source skips them, and for an empty split.
     """
     survey, problems = Survey(), Problems()
-    names = [a.name for a in source.schema.attributes]
-    survey.values = {name: {split: Counter() for split in SPLITS} for name in names}
     open_pools = {a.name: a for a in source.schema.attributes if a.asked and a.option_texts() is None}
     for record, _ in checked_records(source, problems):
         survey.counts[record.split] += 1
         for name, value in record.values.items():
-            if name in survey.values:
-                survey.values[name][record.split][value] += 1
             if name in open_pools:
                 survey.pools[name].add(open_pools[name].text(value))
         for choice in record.choices:

@@ -102,7 +102,7 @@ def test_wrong_arguments(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         image_text(tmp_path / "empty")
-    with pytest.raises(DataError, match="lacks t.csv"):
+    with pytest.raises(DataError, match=r"lacks t.csv"):
         image_text(tmp_path / "in", "t.csv")
 
 

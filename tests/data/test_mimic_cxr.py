@@ -11,22 +11,22 @@ from ift_components.data.builders.mimic_cxr import question_choices
 from ift_components.data.json_stream import stream_json_list
 from ift_components.errors import DataError
 
-SECRET = "UNREPEATABLE"
+PRIVATE = "UNREPEATABLE"
 TRAIN = [
-    mimic_entry(10000001, 50000001, "aaa", f"Clear lungs {SECRET}.", f"Normal {SECRET}."),
-    mimic_entry(10000001, 50000001, "lateral", f"Clear {SECRET}.", None, view="LATERAL"),
-    mimic_entry(10000002, 50000002, "poor", f"Blurred {SECRET}.", None),
+    mimic_entry(10000001, 50000001, "aaa", f"Clear lungs {PRIVATE}.", f"Normal {PRIVATE}."),
+    mimic_entry(10000001, 50000001, "lateral", f"Clear {PRIVATE}.", None, view="LATERAL"),
+    mimic_entry(10000002, 50000002, "poor", f"Blurred {PRIVATE}.", None),
     mimic_entry(10000003, 50000003, "number", 17, None),
-    mimic_entry(10000004, 50000004, "twice", f"By rule {SECRET}.", None, generate_method="rule-based"),
-    mimic_entry(10000004, 50000004, "twice", f"By model {SECRET}.", f"Edema {SECRET}."),
-    mimic_entry(10000005, 50000005, "oblique", f"Rotated {SECRET}.", None),
+    mimic_entry(10000004, 50000004, "twice", f"By rule {PRIVATE}.", None, generate_method="rule-based"),
+    mimic_entry(10000004, 50000004, "twice", f"By model {PRIVATE}.", f"Edema {PRIVATE}."),
+    mimic_entry(10000005, 50000005, "oblique", f"Rotated {PRIVATE}.", None),
 ]
 ENTRIES = {
     "train": TRAIN,
-    "dev": [mimic_entry(11000001, 51000001, "val", f"Effusion {SECRET}.", None, view="AP")],
+    "dev": [mimic_entry(11000001, 51000001, "val", f"Effusion {PRIVATE}.", None, view="AP")],
     "test": [
-        mimic_entry(12000001, 52000001, "test1", f"Edema {SECRET}.", f"Failure {SECRET}."),
-        mimic_entry(12000001, 52000001, "test2", None, f"Failure {SECRET}."),
+        mimic_entry(12000001, 52000001, "test1", f"Edema {PRIVATE}.", f"Failure {PRIVATE}."),
+        mimic_entry(12000001, 52000001, "test2", None, f"Failure {PRIVATE}."),
     ],
 }
 QUESTIONS = [
@@ -52,16 +52,16 @@ def test_filters_sections_and_groups(source, tmp_path):
     assert first == {
         "id": "aaa",
         "image": {"bytes": None, "path": str(source / "files/p10/p10000001/s50000001/aaa.jpg")},
-        "report": f"Clear lungs {SECRET}. Normal {SECRET}.",
+        "report": f"Clear lungs {PRIVATE}. Normal {PRIVATE}.",
         "attributes": [
-            {"name": "findings", "value": f"Clear lungs {SECRET}."},
-            {"name": "impression", "value": f"Normal {SECRET}."},
+            {"name": "findings", "value": f"Clear lungs {PRIVATE}."},
+            {"name": "impression", "value": f"Normal {PRIVATE}."},
         ],
         "group": "10000001",
     }
-    assert second["report"] == f"By model {SECRET}. Edema {SECRET}."
+    assert second["report"] == f"By model {PRIVATE}. Edema {PRIVATE}."
     assert rows(tmp_path / "out", "reports", "test")[1]["attributes"] == [
-        {"name": "impression", "value": f"Failure {SECRET}."}
+        {"name": "impression", "value": f"Failure {PRIVATE}."}
     ]
     assert manifest["left_out"] == {
         "not a frontal view": 2,
@@ -99,12 +99,12 @@ def test_answers_become_choices():
 def test_no_report_text_outside_the_parquet_files(source, tmp_path, capfd):
     broken = json.loads((source / "chat_train_MIMIC_CXR_all_gpt4extract_rulebased_v1.json").read_text())
     broken += [
-        f"just {SECRET}",
+        f"just {PRIVATE}",
         {**TRAIN[0], "id": None},
-        {**TRAIN[0], "conversations": SECRET},
-        {"impression": SECRET},
+        {**TRAIN[0], "conversations": PRIVATE},
+        {"impression": PRIVATE},
     ]
-    broken += [mimic_entry(10000009, 50000009, "../../../../../../climb", f"{SECRET}", None)]
+    broken += [mimic_entry(10000009, 50000009, "../../../../../../climb", f"{PRIVATE}", None)]
     broken += [{**TRAIN[0], "image": "mimic/p10/gone.jpg"}]
     (source / "chat_train_MIMIC_CXR_all_gpt4extract_rulebased_v1.json").write_text(json.dumps(broken))
     with pytest.raises(DataError) as error:
@@ -118,7 +118,7 @@ def test_no_report_text_outside_the_parquet_files(source, tmp_path, capfd):
     ]
     assert len(others) >= 2
     for text in (str(error.value), printed.out, printed.err, *(other.decode() for other in others)):
-        assert SECRET not in text
+        assert PRIVATE not in text
 
 
 def test_split_of_the_official_table_is_required(source, tmp_path):
@@ -138,7 +138,7 @@ def test_optional_tables_and_other_names(source, tmp_path):
     assert manifest["counts"]["questions"] == {"val": 2, "test": 8}
     with pytest.raises(DataError, match="split 'val' is empty"):
         build(mimic_cxr(source, masks=None, methods=["rule-based"]), tmp_path / "rules")
-    with pytest.raises(DataError, match="lacks MIMIC-CXR-JPG.csv"):
+    with pytest.raises(DataError, match=r"lacks MIMIC-CXR-JPG.csv"):
         mimic_cxr(source)
 
 
