@@ -13,12 +13,12 @@ import numpy as np
 class Shuffling(Protocol):
     """Reorders a report; `attributes` are its (name, value) pairs."""
 
-    def __call__(self, report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, int, int]) -> str:
-        """Return the report reordered; `key` is (seed, epoch, sample index)."""
+    def __call__(self, report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, ...]) -> str:
+        """Return the report reordered; `key` is (seed, epoch, sample index) and, for further responses, a number."""
 
 
-def random_order(count: int, key: tuple[int, int, int]) -> list[int]:
-    """Return a permutation of `range(count)` drawn from a generator seeded with (seed, epoch, sample index)."""
+def random_order(count: int, key: tuple[int, ...]) -> list[int]:
+    """Return a permutation of `range(count)` drawn from a generator seeded with `key`: (seed, epoch, sample index)."""
     return np.random.default_rng(key).permutation(count).tolist()
 
 
@@ -36,7 +36,7 @@ def shuffle_parts(separator: str = ",") -> Shuffling:
         raise ValueError("separator: is empty; give the text between two parts of a report, such as ','")
     joiner = separator if separator.isspace() else f"{separator} "
 
-    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, int, int]) -> str:  # noqa: ARG001
+    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, ...]) -> str:  # noqa: ARG001
         parts = [part.strip() for part in report.split(separator) if part.strip()]
         return joiner.join(parts[i] for i in random_order(len(parts), key))
 
@@ -50,7 +50,7 @@ def shuffle_sections(names: Sequence[str] = ("findings", "impression")) -> Shuff
         names: names in the sample's `attributes` whose values are the sections.
     """
 
-    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, int, int]) -> str:
+    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, ...]) -> str:
         sections = [value for name, value in attributes if name in names]
         return " ".join(sections[i] for i in random_order(len(sections), key)) if sections else report
 

@@ -32,7 +32,7 @@ def random_batches(count, slots=K):
                 {
                     "id": f"{step}-{row}",
                     "prompt": prompt_tokens(transform, slots),
-                    "response": response_tokens(transform, texts[(step + 2 * row) % len(texts)]),
+                    "responses": [response_tokens(transform, texts[(step + 2 * row) % len(texts)])],
                     "image": torch.randn(1, 3, 28, 28, generator=generator),
                 }
                 for row in range(2)

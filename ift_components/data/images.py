@@ -1,5 +1,10 @@
 """The one path from a picture to the encoder's input."""
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -29,8 +34,44 @@ class ImageTransform:
             dtype=torch.float32,
         )
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the picture as [1 tile, 3, size, size] in fp32."""
+    def squash(self, image: Image.Image) -> Image.Image:
+        """Return the picture upright, in RGB, [size, size]."""
         upright = ImageOps.exif_transpose(image).convert("RGB")
-        squashed = upright.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return upright.resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+    def normalise(self, squashed: Image.Image) -> Tensor:
+        """Return a squashed picture as [1 tile, 3, size, size] in fp32."""
         return self._normalise({"image": squashed})["image"]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return any picture as [1 tile, 3, size, size] in fp32."""
+        return self.normalise(self.squash(image))
+
+
+class SquashedImages:
+    """Squashed pictures kept in one file, each made when it is first asked for, shared by all processes and later runs.
+
+    Args:
+        folder: the cache's folder.
+        name: stands for the pictures, their order and the squashing; another name is another file.
+        count: number of pictures.
+        size: their side in pixels.
+    """
+
+    def __init__(self, folder: Path, name: str, count: int, size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pixels = _shared_array(folder / f"{name}.pixels", (count, size, size, 3))
+        self._made = _shared_array(folder / f"{name}.made", (count,))
+
+    def get(self, index: int, make: Callable[[], Image.Image]) -> Image.Image:
+        """Return picture `index`, squashed, calling `make` for it if no one has before."""
+        if not self._made[index]:
+            self._pixels[index] = np.asarray(make())
+            self._made[index] = 1  # after the pixels: another process may read at any moment
+        return Image.fromarray(np.array(self._pixels[index]))
+
+
+def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    with path.open("ab") as file:
+        file.truncate(math.prod(shape))  # zeros that take no space until written; the same for whoever comes second
+    return np.memmap(path, np.uint8, "r+", shape=shape)

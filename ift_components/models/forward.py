@@ -1,7 +1,7 @@
 """The training forward: a Llama-3.2-Vision model that sees a proxy instruction and returns the loss of its response tokens."""
 
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class Batch:
         response_index: [n] positions in [b * s] whose next token belongs to a response.
         labels: [n] those next tokens.
         ids: the samples' ids.
+        positions: [b, s] position of each token, where several responses continue from one prompt; None counts up.
+        mask: [b, s, s] which tokens each token sees then; None is causal.
     """
 
     tokens: Tensor
@@ -32,15 +34,17 @@ class Batch:
     response_index: Tensor
     labels: Tensor
     ids: list[str]
+    positions: Tensor | None = None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, except `aspect_ratio`."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in fields(self)
-            if field.name not in ("aspect_ratio", "ids")
-        }
-        return type(self)(**moved, aspect_ratio=self.aspect_ratio, ids=self.ids)
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and field.name != "aspect_ratio":
+                moved[field.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 class ResponseLoss(nn.Module):
@@ -86,11 +90,12 @@ class ResponseLoss(nn.Module):
             h = h.reshape(-1, d).index_copy(0, batch.slot_index, slots).view(b, s, d)
         sees_image = batch.sees_image.unsqueeze(-1)
         for layer in decoder.layers:
+            language_layer = layer
             if isinstance(layer, FusionLayer):
                 h = torch.where(sees_image, layer.fusion_layer(h, encoder_input=image), h)
-                h = layer.layer(h)
-            else:
-                h = layer(h)  # causal; padding comes after every real token
+                language_layer = layer.layer
+            # Without a mask this is causal; padding comes after every real token.
+            h = language_layer(h, mask=batch.mask, input_pos=batch.positions)
         h = h.reshape(-1, d).index_select(0, batch.response_index)
         logits = decoder.output(decoder.norm(h)).float()  # [n, vocabulary]
         return F.cross_entropy(logits, batch.labels, reduction="sum")

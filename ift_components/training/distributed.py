@@ -42,6 +42,14 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def broadcast(self, value: int) -> int:
+        """Return the main process's `value` on every process."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared)
+
     def barrier(self) -> None:
         """Wait for every process."""
         if self.size > 1:

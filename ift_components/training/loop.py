@@ -1,8 +1,8 @@
 """The training loop that warm-up and fine-tuning share."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Trainer:
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
         steps: optimizer steps taken.
+        stop: set when this process has been asked to stop.
+        stop_agreed: whether any process had been at the last step; the same on all.
     """
 
     module: ResponseLoss
@@ -39,52 +41,58 @@ class Trainer:
     world: World
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
-    steps: int = field(default=0, init=False)
+    steps: int = 0
+    stop: bool = False
+    stop_agreed: bool = False
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return a batch's summed loss under the proxy's current vectors, a scalar."""
+        return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float | int]:
         """Take one optimizer step.
 
         The loss is normalised by the response tokens of the global batch: all processes, all accumulated batches (Eq. 1).
+        The host waits for the device once, after the backward pass, because a bad step must be seen before it is taken.
 
         Args:
             batches: this process's share of the global batch, one forward pass each.
 
         Returns:
-            `step`, `loss` (nats per response token of the global batch), `tokens`, `samples`, `lr` and the gradient's norm,
-            whole and by part.
+            `step`, `loss` (nats per response token of the global batch), `tokens`, `samples`, `lr` by part and the
+            gradient's norm, whole and by part.
 
         Raises:
             UserError: if the loss or the gradient is not finite; no parameter has been changed by this step then.
         """
         world, proxy = self.world, self.proxy
-        counts = torch.tensor(
-            [sum(len(b.labels) for b in batches), sum(len(b.ids) for b in batches)], device=world.device
-        )
-        tokens, samples = world.sum(counts).tolist()
+        counts = torch.tensor([sum(len(b.labels) for b in batches), sum(len(b.ids) for b in batches), int(self.stop)])
+        counts = world.sum(counts.to(world.device, torch.float64, non_blocking=True))
         if proxy is not None:
             proxy.begin_step()
-        total = torch.zeros((), device=world.device)
+        total = torch.zeros((), device=world.device, dtype=torch.float64)
         for batch in batches:
-            loss = self.module(batch.to(world.device), proxy.seen if proxy is not None else None)
+            loss = self.loss(batch)
             # FSDP averages gradients over the processes; the factor turns that into their sum.
-            (loss * (world.size / tokens)).backward()
+            (loss * (world.size / counts[0]).float()).backward()
             total += loss.detach()
         if proxy is not None:
             proxy.collect_gradient()
             if proxy.theta.grad is not None:
                 proxy.theta.grad = world.sum(proxy.theta.grad) / world.size
-        mean_loss = float(world.sum(total)) / tokens
         norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
-        norm = math.hypot(*norms.values())
+        values = torch.stack(
+            [world.sum(total) / counts[0], *counts, *(norm.double() for norm in norms.values())]
+        ).tolist()
+        mean_loss, tokens, samples, stop, *sizes = values
+        self.stop_agreed = stop > 0
+        norm = math.hypot(*sizes)
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-            ids = [id_ for batch in batches for id_ in batch.ids]
-            raise UserError(
-                f"step {self.steps + 1}: loss {mean_loss} and gradient norm {norm} are not both finite; stopped before the "
-                f"optimizer step. Samples of process {world.rank}: {', '.join(ids)}. Lower the learning rate or look at these"
-            )
+            self._refuse(batches, mean_loss, norm)
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
             scale_gradients(self.groups, self.clip_grad_norm / (norm + 1e-6))
-        lr = self.optimizer.param_groups[-1]["lr"]
+        groups = zip(self.groups, self.optimizer.param_groups, strict=True)
+        rates = {f"lr_{part}": group["lr"] for part, group in groups}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
@@ -92,49 +100,59 @@ class Trainer:
         if proxy is not None:
             proxy.end_step()
         self.steps += 1
-        metrics = {
-            "step": self.steps,
-            "loss": mean_loss,
-            "tokens": tokens,
-            "samples": samples,
-            "lr": lr,
-            "grad_norm": norm,
-        }
-        return metrics | {f"grad_norm_{part}": value for part, value in norms.items()}
+        metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(tokens), "samples": int(samples)}
+        by_part = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
+        return metrics | rates | {"grad_norm": norm} | by_part
+
+    def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        ids = ", ".join(id_ for batch in batches for id_ in batch.ids)
+        raise UserError(
+            f"step {self.steps + 1}: loss {loss} and gradient norm {norm} are not both finite; stopped before the optimizer "
+            f"step. Samples of process {self.world.rank}: {ids}. Lower the learning rate, or look at these samples"
+        )
+
+    def try_out(self, batches: Sequence[Batch]) -> None:
+        """Run batches forward and backward without a step, so that what cannot work fails before the first one.
+
+        Raises:
+            UserError: if a loss is not finite.
+        """
+        for batch in batches:
+            loss = self.loss(batch)
+            loss.backward()
+            if not bool(loss.isfinite()):
+                self._refuse([batch], float(loss), math.nan)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.proxy is not None:
+            self.proxy.seen.grad = None
+
+    @torch.no_grad()
+    def validation_loss(self, loader: DataLoader[Batch]) -> float:
+        """Return the mean loss over the response tokens of a validation set, in nats.
+
+        Args:
+            loader: every sample once over all processes; batches that only fill up a process's share have no labels.
+        """
+        sums = torch.zeros(2, device=self.world.device, dtype=torch.float64)
+        for batch in loader:
+            sums += torch.stack([self.loss(batch), torch.tensor(len(batch.labels), device=self.world.device)])
+        total, tokens = self.world.sum(sums).tolist()
+        return total / tokens
 
 
 def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
-    """Return the 2-norm of the parameters' gradients, over all shards; they are either all sharded or all whole."""
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the 2-norm of the parameters' gradients over all shards, a scalar; all are sharded or all are whole."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def scale_gradients(groups: Mapping[str, Sequence[nn.Parameter]], factor: float) -> None:
     """Multiply every gradient by `factor`, shard by shard (torch's own clipping refuses a mix of sharded and whole ones)."""
     gradients = [_local(p.grad) for parameters in groups.values() for p in parameters if p.grad is not None]
     torch._foreach_mul_(gradients, factor)
-
-
-def steps_per_epoch(loader: DataLoader[Batch], accumulation: int) -> int:
-    """Return the optimizer steps of one epoch; batches that do not fill a step are left out."""
-    return len(loader) // accumulation
-
-
-def epoch_batches(loader: DataLoader[Batch], epoch: int, accumulation: int) -> Iterator[list[Batch]]:
-    """Yield the batches of every optimizer step of an epoch (from 0), in the order of (seed, epoch).
-
-    Args:
-        loader: from `build_loader`.
-        epoch: sets the data order and the response shuffling.
-        accumulation: batches an optimizer step.
-    """
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-    loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
-    iterator = iter(loader)
-    for _ in range(steps_per_epoch(loader, accumulation)):
-        yield [next(iterator) for _ in range(accumulation)]

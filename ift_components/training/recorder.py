@@ -19,6 +19,13 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 
+def _read_row(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # a line that was being written when the run was killed
+
+
 class Recorder:
     """Records a run on the main process; a context manager that draws the loss curve also when the run fails.
 
@@ -32,23 +39,33 @@ class Recorder:
     """
 
     def __init__(self, cfg: DictConfig, world: World, stage: str) -> None:
-        self.folder = require_new_folder(Path(cfg.output_dir))
+        self.folder = Path(cfg.output_dir) if cfg.resume else require_new_folder(Path(cfg.output_dir))
         self._cfg = cfg
         self._world = world
         self._stage = stage
         self._rows: list[dict[str, Any]] = []
         self._samples = 0
 
-    def start(self, steps: int) -> None:
-        """Create the folder and show the progress bar; called when everything that can be checked has been."""
+    def start(self, steps: int, done: int = 0) -> None:
+        """Create the folder and show the progress bar; called when everything that can be checked has been.
+
+        Args:
+            steps: optimizer steps of the whole run.
+            done: those taken before the run was interrupted; what was recorded after them is dropped.
+        """
         self._world.barrier()  # every process has seen the folder empty
         self._start = self._last = time.perf_counter()
-        self._bar = tqdm(total=steps, desc=self._stage, unit="step", disable=not self._world.is_main)
+        self._bar = tqdm(total=steps, initial=done, desc=self._stage, unit="step", disable=not self._world.is_main)
         if not self._world.is_main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self._cfg))
-        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists():
+            lines = metrics.read_text(encoding="utf-8").splitlines()[: done + 1]  # the last may be cut
+            self._rows = [row for row in map(_read_row, lines) if row is not None and row["step"] <= done]
+            write_text(metrics, "".join(json.dumps(row) + "\n" for row in self._rows))
+        self._file = metrics.open("a", encoding="utf-8")
         self._logger = instantiate(self._cfg.metric_logger) if self._cfg.metric_logger else None
 
     def step(self, metrics: dict[str, float | int]) -> None:

@@ -46,7 +46,10 @@ class TrainSettings:
         dataset: component that builds the training samples; gets the transform, the instruction and the seed.
         proxy: the proxy instruction.
         instruction: the text instruction under `proxy.rule: none`.
+        val_dataset: component that builds validation samples, as `dataset` does; null does not validate.
+        val_every_steps: validate every so many steps, and at the end.
         optimizer: component; gets the parameter groups.
+        part_lr: learning rates of `encoder`, `fusion` and `decoder` where they differ from the optimizer's.
         lr_scheduler: component; gets the optimizer and `num_training_steps`. Null keeps the learning rate constant.
         batch_size: samples per process and forward pass.
         gradient_accumulation_steps: forward passes per optimizer step.
@@ -56,7 +59,14 @@ class TrainSettings:
         dtype: compute dtype, `fp32` or `bf16`; trained weights, proxy and optimizer state are fp32 either way.
         save_dtype: dtype of saved checkpoints; null uses `dtype`.
         save_every_epochs: also keep a checkpoint every so many epochs.
+        resume: go on from the newest whole checkpoint in `output_dir`, or start if there is none.
+        checkpoint_every_steps: write a checkpoint to resume from every so many steps; null only when stopped by SIGTERM.
+        keep_last: how many of those to keep; the last epoch's end is one of them.
         activation_checkpointing: recompute layers in the backward pass to save memory.
+        activation_offloading: keep activations in host memory until the backward pass (CUDA).
+        cpu_offload: keep shards and optimizer state in host memory (CUDA).
+        data_parallel_replicate_dim: groups of processes that hold the model each, sharding it among themselves.
+        compile: compile every transformer layer with torch.compile.
         device: `cpu`, `cuda` or `auto`.
         num_workers: loader processes.
         seed: seed of data order, response shuffling and proxy initialisation.
@@ -71,7 +81,10 @@ class TrainSettings:
     dataset: dict[str, Any] = MISSING
     proxy: ProxySettings = field(default_factory=ProxySettings)
     instruction: str | None = None
+    val_dataset: dict[str, Any] | None = None
+    val_every_steps: int | None = None
     optimizer: dict[str, Any] = MISSING
+    part_lr: dict[str, float] = field(default_factory=dict)
     lr_scheduler: dict[str, Any] | None = None
     batch_size: int = 2
     gradient_accumulation_steps: int = 1
@@ -81,7 +94,14 @@ class TrainSettings:
     dtype: str = "fp32"
     save_dtype: str | None = None
     save_every_epochs: int | None = None
+    resume: bool = False
+    checkpoint_every_steps: int | None = None
+    keep_last: int = 2
     activation_checkpointing: bool = False
+    activation_offloading: bool = False
+    cpu_offload: bool = False
+    data_parallel_replicate_dim: int = 1
+    compile: bool = False
     device: str = "auto"
     num_workers: int = 0
     seed: int = 0
@@ -116,6 +136,10 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         "max_steps",
         "save_every_epochs",
         "clip_grad_norm",
+        "val_every_steps",
+        "checkpoint_every_steps",
+        "keep_last",
+        "data_parallel_replicate_dim",
     )
     for key in positive:
         if cfg[key] is not None and cfg[key] <= 0:
@@ -124,6 +148,11 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         raise ConfigError(f"num_workers: {cfg.num_workers} is below 0")
     if cfg.proxy.num_vectors < 1:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
+    unknown = sorted(set(cfg.part_lr) - {"encoder", "fusion", "decoder"})
+    if unknown:
+        raise ConfigError(f"part_lr: '{unknown[0]}' is not one of encoder, fusion, decoder (the proxy's is proxy.lr)")
+    if cfg.val_every_steps is not None and cfg.val_dataset is None:
+        raise ConfigError("val_every_steps: there is no val_dataset to validate on")
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     rules = [str(rule) for rule in UpdateRule]
@@ -133,7 +162,9 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         return UpdateRule.UPDATE
     rule = UpdateRule(cfg.proxy.rule)
     if rule is UpdateRule.NONE and not cfg.instruction:
-        raise ConfigError("instruction: proxy.rule=none trains under a text; give it, e.g. 'Describe this medical scan.'")
+        raise ConfigError(
+            "instruction: proxy.rule=none trains under a text; give it, e.g. 'Describe this medical scan.'"
+        )
     if rule is not UpdateRule.NONE and cfg.instruction:
         raise ConfigError(
             f"instruction: is only used under proxy.rule=none, and proxy.rule is '{rule}'; remove one of them"

@@ -1,21 +1,17 @@
 """From a config to the objects of a run: model, proxy, data and optimizer."""
 
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ift_components.config import instantiate
-from ift_components.data.dataset import Sample, collate
 from ift_components.errors import ConfigError
 from ift_components.models.build import build_model, fill
-from ift_components.models.forward import Batch, ResponseLoss
+from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.sharding import checkpoint_activations, parameter_part, set_precision, shard
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
@@ -76,40 +72,6 @@ def build_proxy(cfg: DictConfig, world: World, rule: UpdateRule, dim: int) -> Pr
     return ProxyInstruction(theta.to(world.device), rule, settings.momentum)
 
 
-def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
-    """Build the loader of the training samples; its order depends on seed and epoch alone, not on the number of processes.
-
-    Args:
-        cfg: a config of `TrainSettings`.
-        world: the processes; step t sees the same samples however many share them.
-
-    Raises:
-        ConfigError: if one epoch holds less than one optimizer step.
-    """
-    transform = instantiate(cfg.tokenizer)
-    slots = cfg.instruction or int(cfg.proxy.num_vectors)
-    dataset: Dataset[Sample] = instantiate(cfg.dataset, transform, instruction=slots, seed=cfg.seed)
-    sampler: DistributedSampler[Sample] = DistributedSampler(
-        dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True
-    )
-    loader = DataLoader(
-        dataset,
-        batch_size=cfg.batch_size,
-        sampler=sampler,
-        num_workers=cfg.num_workers,
-        collate_fn=partial(collate, transform=transform),
-        pin_memory=world.device.type == "cuda",
-        drop_last=True,
-    )
-    per_step = cfg.batch_size * cfg.gradient_accumulation_steps * world.size
-    if len(loader) < cfg.gradient_accumulation_steps:
-        raise ConfigError(
-            f"batch_size: one step takes {per_step} samples (batch_size x gradient_accumulation_steps x processes), and the "
-            f"dataset has {len(dataset)}; make it smaller"  # type: ignore[arg-type]
-        )
-    return cast("DataLoader[Batch]", loader)  # collate makes batches of the samples
-
-
 def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:
     """Return the trained parameters by part: `proxy`, `encoder`, `fusion`, `decoder`; parts without any are left out."""
     groups: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
@@ -122,8 +84,8 @@ def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> di
 
 
 def build_optimizer(cfg: DictConfig, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
-    """Build the optimizer, one parameter group a part, the proxy's with its own learning rate if it has one."""
-    lr = {"proxy": cfg.proxy.lr}
+    """Build the optimizer, one parameter group a part, each with its own learning rate if the config gives one."""
+    lr = {"proxy": cfg.proxy.lr, **cfg.part_lr}
     return instantiate(
         cfg.optimizer,
         [

@@ -61,7 +61,7 @@ def test_loss_is_on_the_response_and_its_end_alone(dataset, transform):
     batch = collate([dataset[0], dataset[1]], transform)
     tokens = batch.tokens.flatten()
     assert torch.equal(tokens[batch.response_index + 1], batch.labels)
-    responses = dataset[0]["response"] + dataset[1]["response"]
+    responses = dataset[0]["responses"][0] + dataset[1]["responses"][0]
     assert batch.labels.tolist() == responses
     assert batch.labels[-1] == transform.tokenizer.eot_id
     assert tokens[batch.slot_index].tolist() == [slot_id(transform)] * 16
@@ -70,15 +70,15 @@ def test_loss_is_on_the_response_and_its_end_alone(dataset, transform):
 
 
 def test_reports_are_shuffled_by_seed_epoch_and_index(prepared, transform, dataset):
-    first = [dataset[i]["response"] for i in range(8)]
+    first = [dataset[i]["responses"][0] for i in range(8)]
     dataset.set_epoch(1)
-    second = [dataset[i]["response"] for i in range(8)]
+    second = [dataset[i]["responses"][0] for i in range(8)]
     dataset.set_epoch(0)
-    assert [dataset[i]["response"] for i in range(8)] == first
+    assert [dataset[i]["responses"][0] for i in range(8)] == first
     assert first != second
     plain = report_dataset(transform, source=str(prepared), split="train", instruction=8)
     reports = load_reports(prepared, "train")["report"]
-    assert [transform.tokenizer.decode(plain[i]["response"][:-1]) for i in range(8)] == list(reports[:8])
+    assert [transform.tokenizer.decode(plain[i]["responses"][0][:-1]) for i in range(8)] == list(reports[:8])
 
 
 def test_limit_and_repeat(prepared, transform):
@@ -93,7 +93,7 @@ def test_limit_and_repeat(prepared, transform):
     )
     assert len(made) == 15
     assert made[1]["id"] == made[6]["id"] == made[11]["id"]
-    assert len({tuple(made[i]["response"]) for i in (1, 6, 11)}) > 1  # each pass draws another order
+    assert len({tuple(made[i]["responses"][0]) for i in (1, 6, 11)}) > 1  # each pass draws another order
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -21,7 +21,7 @@ def batch():
         {
             "id": str(i),
             "prompt": prompt_tokens(transform, K),
-            "response": response_tokens(transform, response),
+            "responses": [response_tokens(transform, response)],
             "image": torch.randn(1, 3, 84, 84),
         }
         for i, response in enumerate(responses)
@@ -104,7 +104,7 @@ def test_padding_and_batch_mates_do_not_change_a_sample(batch):
         sample = {
             "id": str(i),
             "prompt": prompt_tokens(transform, K),
-            "response": response_tokens(transform, response),
+            "responses": [response_tokens(transform, response)],
             "image": batch.images[i, 0],
         }
         alone += ResponseLoss(model)(collate([sample], transform), proxy)

@@ -8,9 +8,10 @@ import torch
 from ift_components.errors import ConfigError, UserError
 from ift_components.models.forward import ResponseLoss
 from ift_components.proxy import UpdateRule
-from ift_components.training.loop import Trainer, epoch_batches, gradient_norm, scale_gradients
+from ift_components.training.data import build_loader, epoch_batches
+from ift_components.training.loop import Trainer, gradient_norm, scale_gradients
 from ift_components.training.settings import check_settings
-from ift_components.training.setup import build_loader, build_module, build_optimizer, build_proxy, parameter_groups
+from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
 
 
 def trainer(cfg, world, rule=UpdateRule.TRACK):
@@ -45,7 +46,7 @@ def test_clipping_equals_torchs(world):
     for mine, other in zip(parameters, theirs, strict=True):
         other.grad = mine.grad.clone()
     norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
-    assert gradient_norm(parameters) == pytest.approx(norm.item(), rel=1e-6)
+    assert gradient_norm(parameters).item() == pytest.approx(norm.item(), rel=1e-6)
     scale_gradients({"a": parameters[:1], "b": parameters[1:]}, 0.5 / (norm.item() + 1e-6))
     for mine, other in zip(parameters, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
