@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig
 
 from ift_components.config import entry_point, instantiate
 from ift_components.data.build import BuildOptions, prepare
+from ift_components.data.exports import ExportOptions, export
 from ift_components.data.mcq import QuestionOptions
 
 
@@ -24,6 +25,7 @@ class DataSettings:
         max_side: reduce larger images to this many pixels on the longer side; null keeps them.
         near_duplicates: also look for images that look alike across splits.
         workers: threads that open images; null takes one a processor.
+        export: write the prepared data in another tool's format as well.
     """
 
     builder: dict[str, Any] = MISSING
@@ -32,6 +34,7 @@ class DataSettings:
     max_side: int | None = None
     near_duplicates: bool = False
     workers: int | None = None
+    export: ExportOptions = field(default_factory=ExportOptions)
 
 
 @entry_point(DataSettings)
@@ -40,9 +43,13 @@ def main(cfg: DictConfig) -> None:
     source = instantiate(cfg.builder)
     questions = QuestionOptions(**cfg.questions)
     options = BuildOptions(cfg.max_side, cfg.near_duplicates, cfg.workers)
+    exporting = ExportOptions(**cfg.export)
+    exporting.check()
     manifest = prepare(source, cfg.output_dir, questions, options)
     for kind, counts in manifest["counts"].items():
         print(f"{kind}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
+    if exporting.format:
+        print(f"exported to {export(cfg.output_dir, exporting)}")
 
 
 if __name__ == "__main__":

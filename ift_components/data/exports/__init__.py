@@ -1,0 +1,88 @@
+"""Prepared data in the formats that other tools read."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ift_components.data.exports.chat import export_llama_factory, export_ms_swift
+from ift_components.data.exports.hub import export_imagefolder, export_parquet
+from ift_components.data.exports.lmms_eval import export_lmms_eval
+from ift_components.data.exports.vlmevalkit import export_vlmevalkit
+from ift_components.data.prepared import read_manifest
+from ift_components.errors import ConfigError, DataError
+from ift_components.files import require_new_folder
+
+Exporter = Callable[[Path, Mapping[str, Any], Path, "ExportOptions"], None]
+FORMATS: dict[str, Exporter] = {
+    "parquet": lambda folder, manifest, out, _: export_parquet(folder, manifest, out),
+    "imagefolder": lambda folder, _, out, __: export_imagefolder(folder, out),
+    "vlmevalkit": lambda folder, manifest, out, _: export_vlmevalkit(folder, manifest, out),
+    "lmms_eval": lambda folder, manifest, out, options: export_lmms_eval(
+        folder, manifest, out, Path(options.output_dir or "")
+    ),
+    "llama_factory": lambda folder, manifest, out, options: export_llama_factory(
+        folder, manifest, out, options.instruction
+    ),
+    "ms_swift": lambda folder, _, out, options: export_ms_swift(folder, out, options.instruction),
+}
+
+
+@dataclass
+class ExportOptions:
+    """Whether and how a prepared folder is exported.
+
+    Attributes:
+        format: parquet, imagefolder, vlmevalkit, lmms_eval, llama_factory or ms_swift; null exports nothing.
+        output_dir: the folder to write; by default the prepared folder's name with `-FORMAT` behind it.
+        instruction: the user's turn before a report in the chat formats.
+    """
+
+    format: str | None = None
+    output_dir: str | None = None
+    instruction: str = "Describe this medical scan."
+
+    def check(self) -> None:
+        """Check the format.
+
+        Raises:
+            ConfigError: if it is not one of those there are.
+        """
+        if self.format is not None and self.format not in FORMATS:
+            raise ConfigError(f"export.format is '{self.format}', expected one of: {', '.join(FORMATS)}")
+
+
+def export(folder: str | Path, options: ExportOptions) -> Path:
+    """Write a prepared folder in another format; the folder written is complete or absent.
+
+    Args:
+        folder: the prepared folder.
+        options: the format, which must be set, and where to write.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        ConfigError: if the format is unknown.
+        DataError: if the folder is not a prepared one or its content does not fit the format, or it cannot be written.
+    """
+    options.check()
+    if options.format is None:
+        raise ConfigError(f"export.format is not set; expected one of: {', '.join(FORMATS)}")
+    folder = Path(folder).expanduser().absolute()
+    manifest = read_manifest(folder)
+    default = folder.with_name(f"{folder.name}-{options.format}")
+    out = require_new_folder(Path(options.output_dir or default).expanduser().absolute(), "export.output_dir")
+    temporary = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        chosen = ExportOptions(options.format, str(out), options.instruction)
+        FORMATS[options.format](folder, manifest, temporary, chosen)
+        temporary.rename(out)
+    except OSError as error:
+        raise DataError(f"export.output_dir: {out} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out

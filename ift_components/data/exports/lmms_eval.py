@@ -1,0 +1,96 @@
+"""lmms-eval: a dataset folder, a task file for each split and the task's functions."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+
+from ift_components.data.exports.common import image_bytes, stored_rows
+from ift_components.data.mcq import LETTERS
+from ift_components.data.prepared import QUESTION_SPLITS
+from ift_components.errors import DataError
+
+_FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "image_id": datasets.Value("string"),
+        "image": datasets.Image(),
+        "question": datasets.Value("string"),
+        "options": datasets.List(datasets.Value("string")),
+        "answer": datasets.Value("string"),
+        "category": datasets.Value("string"),
+    }
+)
+_FUNCTIONS = ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results")
+
+
+class _Function(str):
+    """A function of the task, named as lmms-eval's YAML names it."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
+
+
+def export_lmms_eval(folder: Path, manifest: Mapping[str, Any], out: Path, final: Path) -> None:
+    """Write `data/` (for `load_from_disk`), `NAME_SPLIT.yaml` and `utils.py`.
+
+    Run with `lmms-eval --include_path OUT --tasks NAME_test`.
+
+    Args:
+        folder: the prepared folder.
+        manifest: its manifest.
+        out: where to write now.
+        final: where the folder will lie; the tasks name it.
+
+    Raises:
+        DataError: if there are no questions.
+    """
+    filled = [split for split in QUESTION_SPLITS if manifest["counts"]["questions"][split]]
+    if not filled:
+        raise DataError("the prepared folder has no questions to export")
+    cache = out / "cache"
+    loaded = {
+        split: datasets.Dataset.from_generator(
+            _rows, _FEATURES, str(cache), gen_kwargs={"folder": folder, "split": split}
+        )
+        for split in filled
+    }
+    datasets.DatasetDict(loaded).save_to_disk(str(out / "data"))
+    del loaded
+    shutil.rmtree(cache)
+    shutil.copyfile(Path(__file__).with_name("lmms_eval_utils.py"), out / "utils.py")
+    for split in filled:
+        name = f"{manifest['builder']['name']}_{split}"
+        (out / f"{name}.yaml").write_text(_task(name, split, final / "data"), encoding="utf-8")
+
+
+def _rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    for row in stored_rows(folder, "questions", split):
+        shown = {key: row[key] for key in ("id", "image_id", "question", "options")}
+        image = {"bytes": image_bytes(row["image"]), "path": None}
+        yield {**shown, "image": image, "answer": LETTERS[row["answer"]], "category": row["attribute"]}
+
+
+def _task(name: str, split: str, data: Path) -> str:
+    task = {
+        "dataset_path": str(data),
+        "dataset_kwargs": {"load_from_disk": True},
+        "task": name,
+        "test_split": split,
+        "output_type": "generate_until",
+        **{function: _Function(f"utils.{function}") for function in _FUNCTIONS},
+        "generation_kwargs": {"max_new_tokens": 50, "temperature": 0, "do_sample": False},
+        "metric_list": [{"metric": "accuracy", "aggregation": "mean", "higher_is_better": True}],
+        "cluster_key": "image_id",
+        "metadata": [{"version": 1.0}],
+    }
+    return yaml.dump(task, Dumper=_Dumper, sort_keys=False)
