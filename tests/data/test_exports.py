@@ -1,6 +1,7 @@
 """Exports, loaded back by the packages that read them where they install, otherwise as their documents describe."""
 
 import base64
+import importlib
 import importlib.util
 import io
 import json
@@ -125,11 +126,10 @@ def test_lmms_eval_folder(prepared):
 def test_lmms_eval_itself(prepared):
     """lmms-eval finds the task by `--include_path`, loads the data and scores answers."""
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
-    from lmms_eval.tasks import TaskManager, get_task_dict
-
+    tasks = importlib.import_module("lmms_eval.tasks")
     out = export(prepared, ExportOptions("lmms_eval"))
-    manager = TaskManager(include_path=str(out), include_defaults=False)
-    task = get_task_dict(["wbcatt_val"], manager, "simple")["wbcatt_val"]
+    manager = tasks.TaskManager(include_path=str(out), include_defaults=False)
+    task = tasks.get_task_dict(["wbcatt_val"], manager, "simple")["wbcatt_val"]
     docs = list(task.test_docs())
     given = rows(prepared, "questions", "val")
     assert [task.doc_to_text(doc) for doc in docs] == [
@@ -172,7 +172,7 @@ def test_ms_swift_lines(prepared):
 
 
 def test_wrong_requests(prepared, tmp_path):
-    with pytest.raises(ConfigError, match="export.format is 'tsv', expected one of: parquet, imagefolder, vlmevalkit"):
+    with pytest.raises(ConfigError, match=r"export.format is 'tsv', expected one of: parquet, imagefolder, vlmevalkit"):
         export(prepared, ExportOptions("tsv"))
     with pytest.raises(DataError, match="is not a prepared folder"):
         export(tmp_path, ExportOptions("parquet"))
