@@ -28,18 +28,19 @@ def build_model(node: DictConfig, *, meta: bool) -> DeepFusionModel:
     return model
 
 
-def fill(model: DeepFusionModel, folder: Path, device: torch.device) -> None:
+def fill(model: DeepFusionModel, folder: Path, device: torch.device, *, weights_on: torch.device) -> None:
     """Give a model built on the meta device storage and a checkpoint's weights.
 
     Args:
         model: the model, sharded or not.
         folder: a checkpoint in Hugging Face layout.
-        device: where it goes.
+        device: where it computes.
+        weights_on: where its weights stay; the host's memory under CPU offload, otherwise `device`.
 
     Raises:
         ConfigError: if the checkpoint does not fit.
     """
-    model.to_empty(device=device)
+    model.to_empty(device=weights_on)
     with device:
         for module in model.modules():
             if hasattr(module, "rope_init"):
@@ -67,5 +68,5 @@ def build_for_inference(
         parameter.data = parameter.data.to(dtype)
     if checkpoint_dir is None:
         return model.to(device).eval()
-    fill(model, Path(checkpoint_dir), device)
+    fill(model, Path(checkpoint_dir), device, weights_on=device)
     return model.eval()

@@ -1,12 +1,13 @@
 """Precision and sharding: fp32 masters for what is trained, the compute dtype for what is frozen, FSDP2 over all processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torchtune.modules import TransformerCrossAttentionLayer, TransformerSelfAttentionLayer
 from torchtune.modules.model_fusion import DeepFusionModel, FusionEmbedding
 from torchtune.training import set_activation_checkpointing
@@ -50,15 +51,28 @@ def checkpoint_activations(model: DeepFusionModel) -> None:
     set_activation_checkpointing(model, auto_wrap_policy=layers)
 
 
-def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def compile_layers(model: DeepFusionModel) -> None:
+    """Compile every transformer layer by itself: one compilation serves all layers of a kind."""
+    for unit in _shard_units(model):
+        if not isinstance(unit, nn.Embedding):
+            unit.compile()
+
+
+def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_offload: bool = False) -> None:
     """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
 
     Args:
         module: the training forward around the model, its parameters in the dtypes of `set_precision`.
-        mesh: one-dimensional mesh of all processes.
+        mesh: all processes in one dimension; or in two, the first of which holds copies and the second the shards of each.
         dtype: the compute dtype.
+        cpu_offload: keep shards, their gradients and so the optimizer's state in host memory.
     """
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False),
+    }
+    if cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     for unit in [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection]:
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(unit, **options)
+    fully_shard(module, **options)

@@ -35,6 +35,21 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def sharding_mesh(self, copies: int) -> DeviceMesh:
+        """Return the mesh to shard over: all processes, or `copies` groups of them that hold the model each.
+
+        Raises:
+            ConfigError: if the processes cannot be divided so.
+        """
+        if copies == 1:
+            return self.mesh
+        if self.size % copies:
+            raise ConfigError(
+                f"data_parallel_replicate_dim: {copies} copies of the model cannot be shared evenly by {self.size} processes"
+            )
+        shape, names = (copies, self.size // copies), ("replicate", "shard")
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=names)
+
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of `value` over all processes."""
         if self.size > 1:

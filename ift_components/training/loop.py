@@ -82,7 +82,7 @@ class Trainer:
                 proxy.theta.grad = world.sum(proxy.theta.grad) / world.size
         norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
         values = torch.stack(
-            [world.sum(total) / counts[0], *counts, *(norm.double() for norm in norms.values())]
+            [world.sum(total) / counts[0], *counts, *(norm.to(world.device, torch.float64) for norm in norms.values())]
         ).tolist()
         mean_loss, tokens, samples, stop, *sizes = values
         self.stop_agreed = stop > 0

@@ -86,8 +86,8 @@ class TrainingRun:
             raise ConfigError(f"resume: the run in {folder} is finished; give another output_dir for a new one")
         if not (folder / "config.yaml").is_file():
             return
-        before = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-        now = cast(dict[str, Any], OmegaConf.to_container(self.cfg))
+        before = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+        now = cast("dict[str, Any]", OmegaConf.to_container(self.cfg))
         changed = sorted(
             str(k) for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _MAY_CHANGE
         )

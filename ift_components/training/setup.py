@@ -13,7 +13,13 @@ from ift_components.errors import ConfigError
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
-from ift_components.models.sharding import checkpoint_activations, parameter_part, set_precision, shard
+from ift_components.models.sharding import (
+    checkpoint_activations,
+    compile_layers,
+    parameter_part,
+    set_precision,
+    shard,
+)
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.distributed import World
 from ift_components.training.settings import parse_dtype
@@ -44,12 +50,15 @@ def build_module(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss
         model.to(world.device)
     if cfg.activation_checkpointing:
         checkpoint_activations(model)
+    if cfg.compile:
+        compile_layers(model)
     module = ResponseLoss(model, dtype)
-    if world.size > 1 or dtype is not torch.float32:
+    if world.size > 1 or dtype is not torch.float32 or cfg.cpu_offload:
         # One process shards too: FSDP is what computes in bf16 over fp32 masters.
-        shard(module, world.mesh, dtype)
+        mesh = world.sharding_mesh(cfg.data_parallel_replicate_dim)
+        shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload)
     if checkpoint is not None:
-        fill(model, checkpoint, world.device)
+        fill(model, checkpoint, world.device, weights_on=torch.device("cpu") if cfg.cpu_offload else world.device)
     return module.train()
 
 

@@ -129,3 +129,39 @@ def test_bad_arguments_are_named(prepared, transform, tmp_path):
         report_dataset(transform, source=str(prepared), split="trian", instruction=8)
     with pytest.raises(ConfigError, match=r"dataset.limit: 0 is below 1"):
         report_dataset(transform, source=str(prepared), split="train", instruction=8, limit=0)
+
+
+def test_several_responses_are_shuffled_apart(prepared, transform):
+    def make(count):
+        return report_dataset(
+            transform,
+            source=str(prepared),
+            split="train",
+            instruction=8,
+            shuffling=shuffle_parts(","),
+            responses_per_image=count,
+        )
+
+    four, one = make(4), make(1)
+    assert [len(four[i]["responses"]) for i in range(3)] == [4, 4, 4]
+    assert four[0]["responses"][0] == one[0]["responses"][0]
+    assert len({tuple(r) for i in range(8) for r in four[i]["responses"]}) > 16
+    with pytest.raises(ConfigError, match="4 responses are all the same without shuffling"):
+        report_dataset(transform, source=str(prepared), split="train", instruction=8, responses_per_image=4)
+
+
+def test_cached_images_are_decoded_once_and_the_same(prepared, transform, tmp_path, monkeypatch):
+    def make():
+        return report_dataset(
+            transform, source=str(prepared), split="train", instruction=8, cache_images=str(tmp_path / "cache")
+        )
+
+    plain = report_dataset(transform, source=str(prepared), split="train", instruction=8)
+    expected = [plain[i]["image"] for i in range(6)]
+    first = make()
+    assert all(torch.equal(first[i]["image"], expected[i]) for i in range(6))
+    monkeypatch.setattr(ImageTransform, "squash", None)  # nothing may be decoded again
+    again = make()
+    assert all(torch.equal(again[i]["image"], expected[i]) for i in range(6))
+    with pytest.raises(TypeError):
+        again[6]

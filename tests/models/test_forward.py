@@ -117,3 +117,26 @@ def test_parts_cover_the_model():
     assert set(parts.values()) == {"encoder", "fusion", "decoder"}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {name for name, part in parts.items() if part != "decoder"}
+
+
+def test_packed_responses_equal_separate_samples():
+    """Three responses behind one prompt and one image: the loss and gradients of three samples."""
+    transform = tiny_vision_transform()
+    responses = [response_tokens(transform, text) for text in ("a, bb, ccc", "ccc, a", "round cell shape, label")]
+    prompt, image = prompt_tokens(transform, K), torch.randn(2, 1, 3, 84, 84)
+    rows = [(0, responses), (1, responses[:1])]  # and a batch mate with a single one
+    packed = [{"id": str(i), "prompt": prompt, "responses": r, "image": image[i]} for i, r in rows]
+    apart = [{"id": str(i), "prompt": prompt, "responses": [one], "image": image[i]} for i, r in rows for one in r]
+    model = tiny_llama3_2_vision()
+    proxy = torch.randn(K, 128, requires_grad=True)
+    one, many = collate(packed, transform), collate(apart, transform)
+    assert one.tokens.shape[0] == 2
+    assert sorted(one.labels.tolist()) == sorted(many.labels.tolist())
+    expected = ResponseLoss(model)(many, proxy)
+    wanted = gradients(expected, model, proxy)
+    loss = ResponseLoss(model)(one, proxy)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
+    for name, gradient in gradients(loss, model, proxy).items():
+        torch.testing.assert_close(
+            gradient, wanted[name], atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ift_components.errors import ConfigError, UserError
-from ift_components.proxy import UpdateRule
+from ift_components.proxy import UpdateRule, random_theta, save_proxy
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.run import STOPPED, TrainingRun
 
@@ -31,7 +31,7 @@ OPTIONS = [
 SCHEDULE = "lr_scheduler._component_=torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill in tests that run in this process."""
 
 
@@ -60,7 +60,7 @@ def run(cfg, world, *, stop_after=None):
 
     def deadly(batches):
         if made.trainer.steps == stop_after:
-            raise Killed
+            raise KilledError
         return step(batches)
 
     made.trainer.step = deadly
@@ -78,14 +78,13 @@ def config(train_config, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("rule", ["track", "restart"])
+@pytest.mark.parametrize(("rule", "workers"), [("track", 2), ("restart", 0)])
 def test_resumed_run_is_bit_identical(config, world, tmp_path, rule, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config("whole", f"proxy.rule={rule}"), world)
     options = [f"proxy.rule={rule}", "resume=true"]
     for stop in (1, 3, 6, 7):  # before the first checkpoint, between two, just after one, in the second epoch
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             run(config("parts", *options, f"num_workers={workers}"), world, stop_after=stop)
     run(config("parts", *options), world)
     assert losses(parts) == losses(whole)
@@ -103,7 +102,7 @@ def test_only_the_newest_checkpoints_are_kept_whole(config, world, tmp_path):
 
 def test_damaged_checkpoint_is_passed_over_with_a_warning(config, world, tmp_path, caplog):
     cfg = config("damaged", "resume=true")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(cfg, world, stop_after=7)
     newest = tmp_path / "damaged" / "resume" / "step_00000006"
     shard = next(newest.glob("*.distcp"))
@@ -121,7 +120,7 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(config, world, tmp_pat
 
 def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
     cfg = config("truncated", "resume=true")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(cfg, world, stop_after=5)
     folder = tmp_path / "truncated" / "resume"
     shard = next((folder / "step_00000004").glob("*.distcp"))
@@ -132,7 +131,7 @@ def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
 
 
 def test_changed_config_is_named(config, world, tmp_path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(config("changed", "resume=true"), world, stop_after=3)
     with pytest.raises(ConfigError, match=r"resume: proxy, seed differ .* proxy was .*track.* is now .*restart"):
         run(config("changed", "resume=true", "seed=1", "proxy.rule=restart"), world)
@@ -194,8 +193,6 @@ def start(prepared, out, *overrides, processes=1):
 
 @pytest.fixture
 def proxy_file(tmp_path):
-    from ift_components.proxy import random_theta, save_proxy
-
     path = tmp_path / "proxy_instruction.safetensors"
     save_proxy(path, random_theta(8, 128, 0), model="tiny", step=0, rule=UpdateRule.UPDATE)
     return path

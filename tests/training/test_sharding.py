@@ -1,0 +1,124 @@
+"""Sharding, precision and layout options change where a run computes, not what."""
+
+import json
+
+import pytest
+import torch
+
+from ift_components.errors import ConfigError
+from ift_components.models.hf_layout import hf_config, save_checkpoint
+from ift_components.proxy import UpdateRule
+from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
+from ift_components.training.distributed import World
+from ift_components.training.loop import Trainer
+from ift_components.training.run import TrainingRun
+from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
+
+
+def train(cfg, world, steps=3):
+    module = build_module(cfg, world, frozen=False)
+    proxy = build_proxy(cfg, world, UpdateRule.TRACK, 128)
+    groups = parameter_groups(module, proxy)
+    trainer = Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
+    batches = epoch_batches(build_loader(cfg, world), 0, 1)
+    return [trainer.step(next(batches))["loss"] for _ in range(steps)], trainer
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["cpu_offload=true", "activation_checkpointing=true", pytest.param("compile=true", marks=pytest.mark.slow)],
+)
+def test_option_keeps_the_losses(train_config, world, option):
+    plain, _ = train(train_config(), world)
+    losses, trainer = train(train_config(option), world)
+    assert losses == pytest.approx(plain, abs=1e-5)
+    names = " ".join(type(module).__name__ for module in trainer.module.modules())
+    compiled = [m for m in trainer.module.modules() if m._compiled_call_impl is not None]
+    assert ("FSDP" in names, "CheckpointWrapper" in names, bool(compiled)) == (
+        option.startswith("cpu_offload"),
+        option.startswith("activation"),
+        option.startswith("compile"),
+    )
+
+
+def test_every_shard_group_is_of_one_dtype(train_config, world):
+    for frozen in (True, False):
+        module = build_module(train_config("dtype=bf16"), world, frozen=frozen)
+        for unit in module.modules():
+            state = getattr(unit, "_get_fsdp_state", lambda: None)()
+            group = state._fsdp_param_group if state is not None else None
+            if group is not None:
+                assert len({p.sharded_param.dtype for p in group.fsdp_params}) == 1, type(unit)
+
+
+def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world, tmp_path):
+    plain = build_module(train_config(), world, frozen=False).model
+    save_checkpoint(tmp_path / "c", plain.state_dict(), hf_config(plain), dtype=torch.bfloat16)
+    more = [f"checkpoint_dir={tmp_path / 'c'}", "dtype=bf16", "model.init_seed=9"]
+    module = build_module(train_config(*more), world, frozen=False)
+    wanted = dict(plain.named_parameters())
+    for name, parameter in module.model.named_parameters():
+        assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16)
+        if "embedding" in name and "clip" in name:
+            continue  # positions of grids that four tiles cannot form are not kept
+        expected = wanted[name].detach().to(torch.bfloat16)
+        assert torch.equal(parameter.full_tensor().to(torch.bfloat16), expected), name
+
+
+def test_part_learning_rates_and_validation(train_config, world, tmp_path, prepared):
+    val = [
+        "val_dataset._component_=ift_components.data.report_dataset",
+        f"val_dataset.source={prepared}",
+        "val_dataset.split=val",
+    ]
+    options = ["part_lr.encoder=0.5", "proxy.lr=0.25", "max_steps=3", "val_every_steps=2", "batch_size=3", *val]
+    run = TrainingRun(train_config(*options), world, UpdateRule.TRACK, warm_up=False)
+    rates = {group["name"]: group["lr"] for group in run.trainer.optimizer.param_groups}
+    assert rates == {"proxy": 0.25, "encoder": 0.5, "fusion": 3e-4}
+    by_hand = torch.zeros(2, dtype=torch.float64)
+    for batch in run.val_loader:  # 8 samples in batches of 3
+        with torch.no_grad():
+            by_hand += torch.tensor([float(run.trainer.loss(batch)), len(batch.labels)])
+    assert run.trainer.validation_loss(run.val_loader) == pytest.approx(float(by_hand[0] / by_hand[1]), abs=1e-6)
+    run.train()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [("val_loss" in row) for row in rows] == [False, True, True]  # every second step, and the last
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_validation_sees_every_sample_once_however_many_share_it(train_config, prepared, world, processes):
+    val = ["val_dataset._component_=ift_components.data.report_dataset", f"val_dataset.source={prepared}"]
+    cfg = train_config(*val, "val_dataset.split=val", "batch_size=2")
+    seen, lengths = [], []
+    for rank in range(processes):
+        loader = build_validation_loader(cfg, World(rank, processes, world.device, world.mesh))
+        batches = list(loader)
+        lengths.append(len(batches))
+        seen += [(batch.ids[i], n) for batch in batches for i, n in enumerate(_labels_by_row(batch))]
+    assert len(set(lengths)) == 1  # processes gather shards together: the same number of forward passes
+    whole = [(b.ids[i], n) for b in build_validation_loader(cfg, world) for i, n in enumerate(_labels_by_row(b))]
+    assert sorted(pair for pair in seen if pair[1]) == sorted(whole)
+
+
+def _labels_by_row(batch):
+    width = batch.tokens.shape[1]
+    return [int(((batch.response_index // width) == row).sum()) for row in range(len(batch.ids))]
+
+
+def test_uneven_copies_are_named(world):
+    with pytest.raises(ConfigError, match="3 copies of the model cannot be shared evenly by 4 processes"):
+        World(0, 4, world.device, world.mesh).sharding_mesh(3)
+
+
+def test_four_processes_sharded_in_two_copies_repeat_one(tune, train_config, prepared, world, tmp_path):
+    out = tmp_path / "four"
+    given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
+    more = ["batch_size=2", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
+    tune("--nproc_per_node", "4", "ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
+    four = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
+    module = build_module(cfg, world, frozen=False)
+    groups = parameter_groups(module, None)
+    trainer = Trainer(module, None, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
+    batches = epoch_batches(build_loader(cfg, world), 0, 1)
+    assert four == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
