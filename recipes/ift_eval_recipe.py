@@ -1,29 +1,32 @@
-"""Evaluation: answers the multiple-choice questions of a prepared folder with a checkpoint.
+"""Evaluation: answers the questions of a prepared folder with a checkpoint, or compares finished evaluations.
 
     tune run ift_eval_recipe --config tiny_eval.yaml data=PREPARED checkpoint_dir=RUN/checkpoint output_dir=OUT
+    tune run --nproc_per_node 4 ift_eval_recipe --config llama32v_eval.yaml ...
+    tune run ift_eval_recipe --config tiny_eval.yaml compare=[OUT_A,OUT_B] output_dir=PAGE
 
-OUT holds predictions.jsonl (one line a question) and results.json (accuracy overall and per attribute). Without checkpoint_dir the
-miniature is evaluated as it is before training.
+OUT holds predictions.jsonl (one line an answer), results.json, report.html, report.md and table.tex. The same command goes on
+where a stopped one was. Without checkpoint_dir the miniature is evaluated as it is before training.
 """
-
-import os
 
 from omegaconf import DictConfig
 
 from ift_components.config import entry_point
-from ift_components.errors import ConfigError
-from ift_components.evaluation.run import Evaluation, table
-from ift_components.evaluation.settings import EvalSettings
+from ift_components.evaluation.results import table
+from ift_components.evaluation.run import Evaluation
+from ift_components.evaluation.settings import EvalSettings, check_settings
+from ift_components.training.distributed import distributed
 
 
 @entry_point(EvalSettings)
 def main(cfg: DictConfig) -> None:
-    """Answer multiple-choice questions and report the accuracy."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("ift_eval_recipe runs in one process; leave out --nproc_per_node")
-    evaluation = Evaluation(cfg)
-    print(table(evaluation.run()))
-    print(f"results: {evaluation.folder / 'results.json'}")
+    """Answer questions and report the accuracy, or compare finished evaluations."""
+    check_settings(cfg)
+    with distributed(cfg.device) as world:
+        evaluation = Evaluation(cfg, world)
+        results = evaluation.run()
+    if results is not None:
+        print(table(results))
+        print(f"results: {evaluation.path / 'results.json'}, pages: {evaluation.path / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -1,169 +1,260 @@
-"""One evaluation from its config: questions to predictions.jsonl to results.json."""
+"""One evaluation from its config: items to predictions.jsonl to results.json and its pages."""
 
-import json
-import time
-from collections.abc import Iterator
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
-from datasets import Dataset
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from tqdm import tqdm
 
 import ift_components
 from ift_components.config import instantiate
-from ift_components.data.images import ImageTransform
-from ift_components.data.prepared import load_questions
-from ift_components.data.prompts import prompt_tokens
-from ift_components.errors import ConfigError
-from ift_components.evaluation.generation import Generator
-from ift_components.evaluation.metrics import summarise
-from ift_components.evaluation.parsing import parse_paper, parse_strict
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt
-from ift_components.files import require_new_folder, sha256, write_json, write_text
+from ift_components.data.prepared import read_manifest
+from ift_components.errors import DataError
+from ift_components.evaluation.items import Item, choice_items, free_items, report_items
+from ift_components.evaluation.parsing import PARSERS
+from ift_components.evaluation.predictions import RUN_FILE, LineWriter, RunFolder, done_keys, read_lines
+from ift_components.evaluation.predictors.base import Answer, Predictor, Work
+from ift_components.evaluation.predictors.own import OwnPredictor, checkpoint_hash
+from ift_components.evaluation.report import write_pages
+from ift_components.evaluation.results import gather_results
+from ift_components.evaluation.settings import check_settings
+from ift_components.evaluation.text_metrics import closed_match, exact_match
+from ift_components.files import sha256, write_json
 from ift_components.models.build import build_for_inference
-from ift_components.training.distributed import choose_device
+from ift_components.models.tile_padding import set_tile_padding
+from ift_components.proxy import load_proxy
+from ift_components.training.distributed import World
 from ift_components.training.settings import parse_dtype
 
-
-def check_settings(cfg: DictConfig) -> None:
-    """Check the values that no type can.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    if cfg.scoring not in ("generate", "logits", "both"):
-        raise ConfigError(f"scoring: '{cfg.scoring}' is not one of generate, logits, both")
-    for key in ("max_new_tokens", "batch_size", "limit"):
-        if cfg[key] is not None and cfg[key] < 1:
-            raise ConfigError(f"{key}: {cfg[key]} is below 1")
-    parse_dtype(cfg.dtype)
+# These decide how fast, where and how it is shown, not what is answered.
+_NO_MATTER = ("output_dir", "compare", "label", "batch_size", "device", "bootstrap")
 
 
-def _letter_tokens(transform: Llama3VisionTransform) -> tuple[list[int], list[int]]:
-    """Return the tokens of the answer's beginning, and the token that each letter adds to it."""
+def _read_proxy(path: Path, dim: int) -> Tensor:
+    """Return the vectors of a proxy file, however many they are."""
+    count = 0
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                count = file.get_slice("proxy_instruction").get_shape()[0]
+        except SafetensorError as error:
+            raise DataError(f"report.proxy: {path} is no proxy instruction: {error}") from error
+    return load_proxy(path, count, dim)[0]
 
-    def encode(text: str) -> list[int]:
-        return transform.tokenizer.encode(text, add_bos=False, add_eos=False)
 
-    prefix = encode(ANSWER_PREFIX)
-    return prefix, [encode(f"{ANSWER_PREFIX} {letter}")[len(prefix)] for letter in letters(26)]
+def _own_predictor(cfg: DictConfig, world: World, identity: dict[str, str | None]) -> OwnPredictor:
+    model = build_for_inference(cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype))
+    set_tile_padding(model, cfg.tile_padding)
+    proxy = _read_proxy(Path(cfg.report.proxy), model.decoder.output.in_features) if cfg.report.proxy else None
+    return OwnPredictor(
+        model,
+        instantiate(cfg.tokenizer),
+        batch_size=cfg.batch_size,
+        scoring=cfg.scoring,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        seed=cfg.seed,
+        proxy=proxy,
+        identity=identity,
+    )
 
 
-class Evaluation:
-    """A model, the questions of a split and their prompts.
+def dataset_name(folder: str, given: str | None = None) -> str:
+    """Return what a prepared folder's dataset is called: as given, or else by its builder."""
+    return given or str(read_manifest(folder)["builder"]["name"])
+
+
+def load_items(cfg: DictConfig) -> list[Item]:
+    """Return everything that is to be asked, checked.
 
     Args:
         cfg: a config of `EvalSettings`.
 
     Raises:
-        UserError: for everything wrong with config, data or checkpoint; nothing has been written then.
+        DataError: if data is missing or wrong.
+    """
+    main = dataset_name(cfg.data, cfg.dataset)
+    limits = {"max_new_tokens": cfg.max_new_tokens, "limit": cfg.limit}
+    items = choice_items(Path(cfg.data), cfg.split, main, **limits)
+    for name, folder in cfg.unrelated.items():
+        if name == main:
+            raise DataError(f"unrelated: '{name}' is the name of the main dataset; call it something else")
+        items += choice_items(Path(folder), cfg.split, str(name), **limits)
+    free, report = cfg.free, cfg.report
+    if free.path is not None:
+        path, images = Path(free.path), Path(free.images)
+        items += free_items(path, images, path.stem, max_new_tokens=free.max_new_tokens, limit=cfg.limit)
+    if report.instruction or report.proxy:
+        told = report.instruction or ""
+        new = report.max_new_tokens
+        items += report_items(Path(cfg.data), cfg.split, main, told, max_new_tokens=new, limit=cfg.limit)
+    return items
+
+
+def _data_hashes(cfg: DictConfig) -> dict[str, str]:
+    files = {}
+    for name, folder in {"data": cfg.data, **cfg.unrelated}.items():
+        for kind in ("questions", "reports"):
+            path = Path(folder) / kind / f"{cfg.split}.parquet"
+            if path.is_file():
+                files[f"{name}/{kind}/{path.name}"] = sha256(path)
+        files[f"{name}/manifest.json"] = sha256(Path(folder) / "manifest.json")
+    if cfg.free.path is not None:
+        files["free"] = sha256(Path(cfg.free.path))
+    return files
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"ift_components": ift_components.__version__, "python": platform.python_version()}
+    for name in ("torch", "torchtune", "transformers", "sacrebleu", "rouge-score"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def prediction(work: Work, answer: Answer, parser: str) -> dict[str, Any]:
+    """Return the line of predictions.jsonl for an answer.
+
+    Args:
+        work: what was asked.
+        answer: what was given.
+        parser: `paper` or `strict`, the one that decides; both readings are noted.
+    """
+    item, text = work.item, answer.generated
+    row = {**item.facts(), "run": work.run}
+    if text is not None:
+        row["generated"] = text
+    if item.task == "choice":
+        if text is not None:
+            row |= {name: parse(text, item.options) for name, parse in PARSERS.items()}
+        if answer.forced is not None:
+            row["forced"] = answer.forced
+        row["predicted"] = answer.forced if text is None else row[parser]
+        row["correct"] = row["predicted"] == item.answer
+    elif item.task == "free" and text is not None:
+        match = closed_match if item.kind == "closed" else exact_match
+        row["correct"] = match(text, item.reference)
+    return {**row, "seconds": round(answer.seconds, 4)}
+
+
+class Evaluation:
+    """The items of a config, what answers them, and the folder that the answers go to.
+
+    Args:
+        cfg: a config of `EvalSettings`.
+        world: the processes; each answers the questions of its share of the images.
+
+    Raises:
+        UserError: for everything wrong with config, data, model or folder; nothing has been written then.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, world: World) -> None:
         check_settings(cfg)
-        self.cfg = cfg
-        self.folder = require_new_folder(Path(cfg.output_dir))
-        self.questions: Dataset = load_questions(cfg.data, cfg.split)
-        if cfg.limit is not None:
-            self.questions = self.questions.select(range(min(cfg.limit, len(self.questions))))
-        self.transform = instantiate(cfg.tokenizer)
-        self.image = ImageTransform(self.transform)
-        self.prefix, self.letters = _letter_tokens(self.transform)
-        texts = self.questions.select_columns(["question", "options"])
-        self.prompts = [
-            prompt_tokens(self.transform, multiple_choice_prompt(row["question"], row["options"])) for row in texts
+        self.cfg, self.world = cfg, world
+        self.path = Path(cfg.output_dir)
+        self.items = load_items(cfg)
+        runs = {"choice": cfg.n_runs}
+        self.work = [Work(item, run) for item in self.items for run in range(runs.get(item.task, 1))]
+        self.data_hashes = _data_hashes(cfg)
+        self.predictor: Predictor | None = None
+        if cfg.predictor is not None:
+            self.predictor = instantiate(cfg.predictor)
+            self.identity = self.predictor.describe()
+        else:
+            name = "own engine" if cfg.checkpoint_dir else "own engine, random weights"
+            self.identity = {"predictor": name, "sha256": checkpoint_hash(cfg.checkpoint_dir)}
+        self.folder: RunFolder | None = None
+        resumed = (self.path / RUN_FILE).is_file()
+        if world.is_main:
+            self.folder = RunFolder(self.path, self._fingerprint())
+        rows = self._open() if resumed else []
+        done = done_keys(rows)
+        left = [one for one in self.work if (*one.item.key, one.run) not in done]
+        self.mine = self._share(left)
+        self.done = len(self.work) - len(left)
+        if self.mine:
+            if self.predictor is None:
+                self.predictor = _own_predictor(cfg, world, self.identity)
+            self.predictor.check(list({one.item.key: one.item for one in self.mine}.values()))
+        if not resumed:
+            world.barrier()  # whoever finds something wrong stops before anything is written
+            self._open()
+
+    def _fingerprint(self) -> dict[str, Any]:
+        decisive = {key: value for key, value in self._config().items() if key not in _NO_MATTER}
+        return {**decisive, "weights": self.identity, "data_sha256": self.data_hashes}
+
+    def _config(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", OmegaConf.to_container(self.cfg))
+
+    def _open(self) -> list[dict[str, Any]]:
+        """Create or enter the folder; return the answers that are there."""
+        if self.folder is not None:
+            self.folder.open({"versions": versions(), "config": self._config()})
+        self.world.barrier()
+        path = self.path / "predictions.jsonl"
+        return read_lines(path) if path.is_file() else []
+
+    def _share(self, work: Sequence[Work]) -> list[Work]:
+        """Return this process's share: all work on an image goes to one process."""
+        images: dict[tuple[str, str], int] = {}
+        return [
+            one
+            for one in work
+            if images.setdefault((one.item.dataset, one.item.image_id), len(images)) % self.world.size
+            == self.world.rank
         ]
-        longest = max(map(len, self.prompts)) + max(cfg.max_new_tokens, len(self.prefix))
-        if self.transform.max_seq_len is not None and longest > self.transform.max_seq_len:
-            raise ConfigError(
-                f"tokenizer.max_seq_len: {self.transform.max_seq_len} does not hold the longest question and its answer "
-                f"({longest} tokens)"
+
+    def run(self) -> dict[str, Any] | None:
+        """Give every answer that is not there yet; on the main process, gather results and write the pages.
+
+        Returns:
+            The content of results.json; None on other processes.
+        """
+        if self.mine:
+            self._answer_all()
+        self.world.barrier()
+        if self.folder is None:
+            return None
+        rows = self.folder.merge(self.work)
+        if len(rows) < len(self.work):
+            raise DataError(
+                f"{self.path}: {len(self.work) - len(rows)} answers are missing; run the same command again"
             )
-        device = choose_device(cfg.device)
-        model = build_for_inference(cfg.model, cfg.checkpoint_dir, device, parse_dtype(cfg.dtype))
-        self.generator = Generator(model, self.transform, cfg.batch_size, longest)
-
-    def _batch(self, start: int) -> Iterator[dict[str, Any]]:
-        """Yield the predictions of one batch of questions."""
-        cfg = self.cfg
-        rows = [self.questions[i] for i in range(start, min(start + cfg.batch_size, len(self.questions)))]
-        prompts = self.prompts[start : start + len(rows)]
-        images: dict[str, Tensor] = {}
-        for row in rows:
-            if row["image_id"] not in images:
-                images[row["image_id"]] = self.image(row["image"])
-        order = list(images)
-        which = [order.index(row["image_id"]) for row in rows]
-        stacked = torch.stack(list(images.values()))
-        results: list[dict[str, Any]] = [
-            {
-                "id": row["id"],
-                "image_id": row["image_id"],
-                "attribute": row["attribute"],
-                "prompt": multiple_choice_prompt(row["question"], row["options"]),
-                "run": 0,
-                "options": row["options"],
-                "answer": row["answer"],
-            }
-            for row in rows
-        ]
-        if cfg.scoring != "logits":
-            texts = self.generator.generate(stacked, which, prompts, cfg.max_new_tokens)
-            for result, text in zip(results, texts, strict=True):
-                result |= {"generated": text, "paper": parse_paper(text, result["options"])}
-                result["strict"] = parse_strict(text, result["options"])
-        if cfg.scoring != "generate":
-            logits = self.generator.next_logits(stacked, which, [prompt + self.prefix for prompt in prompts])
-            for result, row in zip(results, logits[:, self.letters], strict=True):
-                result["forced"] = int(row[: len(result["options"])].argmax())
-        for result in results:
-            result["predicted"] = result["paper"] if cfg.scoring != "logits" else result["forced"]
-            result["correct"] = result["predicted"] == result["answer"]
-        yield from results
-
-    def run(self) -> dict[str, Any]:
-        """Answer every question; write predictions.jsonl as it goes, then results.json, and return its content."""
-        cfg = self.cfg
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg))
-        begin = time.perf_counter()
-        predictions: list[dict[str, Any]] = []
-        with (
-            (self.folder / "predictions.jsonl").open("w", encoding="utf-8") as file,
-            tqdm(total=len(self.questions), desc="evaluation", unit="question") as bar,
-        ):
-            for start in range(0, len(self.questions), cfg.batch_size):
-                for prediction in self._batch(start):
-                    predictions.append(prediction)
-                    file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-                    bar.update()
-                file.flush()
-        results = {
-            **summarise(predictions),
-            "seconds": round(time.perf_counter() - begin, 2),
-            "split": cfg.split,
-            "scoring": cfg.scoring,
-            "checkpoint_dir": cfg.checkpoint_dir,
-            "data_manifest_sha256": sha256(Path(cfg.data) / "manifest.json"),
-            "package_version": ift_components.__version__,
+        results = gather_results(rows, self.cfg, dataset_name(self.cfg.data, self.cfg.dataset))
+        results |= {
+            "config": self._config(),
+            "weights": self.identity,
+            "data_sha256": self.data_hashes,
+            "versions": versions(),
         }
-        write_json(self.folder / "results.json", results)
+        write_json(self.path / "results.json", results)
+        write_pages(self.path, results, rows, self.items)
+        self.folder.close()
         return results
 
-
-def table(results: dict[str, Any]) -> str:
-    """Return results as a text table, one row an attribute and one for all."""
-    names = ("questions", "chance", "accuracy", "well_formed", "forced_accuracy")
-    columns = [name for name in names if results.get(name) is not None]
-    width = max(map(len, [*results["attributes"], "attribute"]))
-    lines = ["  ".join(["attribute".ljust(width), *columns])]
-    for name, rates in [*results["attributes"].items(), ("all", results)]:
-        cells = [f"{rates[c]:.3f}" if isinstance(rates[c], float) else str(rates[c]) for c in columns]
-        lines.append(
-            "  ".join([name.ljust(width), *(cell.rjust(len(c)) for cell, c in zip(cells, columns, strict=True))])
-        )
-    return "\n".join(lines)
+    def _answer_all(self) -> None:
+        if self.predictor is None:
+            raise RuntimeError("there is work but nothing to do it")
+        total = len(self.mine) + (self.done if self.world.size == 1 else 0)
+        with (
+            LineWriter(self.path, self.world.rank) as lines,
+            tqdm(
+                total=total,
+                initial=total - len(self.mine),
+                desc="evaluation",
+                unit="answer",
+                disable=not self.world.is_main,
+            ) as bar,
+        ):
+            for one, answer in self.predictor.answer(self.mine):
+                lines.append(prediction(one, answer, self.cfg.parser))
+                bar.update()

@@ -2,7 +2,8 @@
 
 Meta's weights saw every image as four tiles (missing ones empty) of 1601 tokens padded to 1608. Only attention from padding to
 padding is masked, so real tokens attend to the padding: transformers reproduces this, torchtune does not. `none` is torchtune's
-layout for a one-tile image, in which the authors fine-tuned; `meta` gives what transformers and every server built on it computes.
+layout for a one-tile image, in which the authors fine-tuned; `meta` gives what transformers and every server built on it
+computes.
 
 Which to use: evaluate a checkpoint in the layout that it was trained in. Train in `meta` if the checkpoint will be served by
 transformers or another implementation of Meta's layout; `none` costs about a quarter of the encoder's time.
@@ -49,9 +50,13 @@ def _attend(
 
 
 class MetaPaddedClip(VisionTransformer):
-    """torchtune's vision transformer on one-tile images in Meta's layout; a model's `clip` becomes one in `set_tile_padding`."""
+    """torchtune's vision transformer on one-tile images in Meta's layout; `set_tile_padding` makes a `clip` one."""
 
-    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self,
+        images: Tensor,
+        aspect_ratio: Tensor | None = None,  # noqa: ARG002 (torchtune's signature; one tile has one ratio)
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the tokens of all four tiles, padding included, and the tapped hidden states.
 
         Args:

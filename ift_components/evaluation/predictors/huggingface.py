@@ -1,0 +1,147 @@
+"""Any image-text-to-text model of Hugging Face as a predictor, asked the very same questions."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ift_components.errors import ConfigError
+from ift_components.evaluation.items import Item
+from ift_components.evaluation.predictors.base import Answer, Work
+from ift_components.files import sha256
+from ift_components.training.distributed import choose_device
+from ift_components.training.settings import parse_dtype
+
+
+class HuggingFacePredictor:
+    """Answers with `AutoModelForImageTextToText`, batched, prompts left-padded.
+
+    The prompt goes through the model's chat template, which writes the special tokens itself: the processor adds none. A model
+    without one (BLIP-2) is asked `Question: {prompt} Answer:`, or what `prompt_format` says.
+
+    Args:
+        path: folder of a checkpoint with its processor, or a name on the Hub.
+        batch_size: prompts per call of `generate`.
+        dtype: `fp32` or `bf16`.
+        device: `cpu`, `cuda` or `auto`.
+        prompt_format: for models without a chat template, with `{prompt}`.
+        temperature: 0 is greedy.
+        top_p: nucleus of sampled tokens.
+        seed: seed of sampling, which here also depends on the batches.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        ConfigError: if transformers is not installed or the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        batch_size: int = 8,
+        dtype: str = "fp32",
+        device: str = "auto",
+        prompt_format: str = "Question: {prompt} Answer:",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        try:
+            from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: PLC0415 (an optional extra)
+        except ImportError as error:
+            raise ConfigError(
+                "predictor: HuggingFacePredictor needs transformers; install the extra `hf` of this package"
+            ) from error
+        if batch_size < 1:
+            raise ConfigError(f"predictor.batch_size: {batch_size} is below 1")
+        if "{prompt}" not in prompt_format:
+            raise ConfigError(f"predictor.prompt_format: '{prompt_format}' does not hold {{prompt}}")
+        self._path, self._batch_size, self._format = path, batch_size, prompt_format
+        self._temperature, self._top_p, self._seed = temperature, top_p, seed
+        self._device = choose_device(device)
+        self._dtype = parse_dtype(dtype, "predictor.dtype")
+        try:
+            self._processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+            model = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=self._dtype, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, KeyError) as error:
+            first = (str(error).splitlines() or [repr(error)])[0]
+            raise ConfigError(f"predictor.path: '{path}' cannot be loaded by transformers: {first}") from error
+        self._model = model.to(self._device).eval()
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def describe(self) -> dict[str, str | None]:
+        """Return the model's path and class, and one SHA-256 of a local folder's weights."""
+        folder = Path(self._path)
+        weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+        hashes = " ".join(sha256(path) for path in weights) or None
+        return {"predictor": "huggingface", "path": self._path, "class": type(self._model).__name__, "sha256": hashes}
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Check that every item has a text instruction.
+
+        Raises:
+            ConfigError: if one needs a proxy instruction.
+        """
+        for item in items:
+            if not item.prompt:
+                raise ConfigError(
+                    f"'{item.id}' has no instruction text; a proxy instruction needs this package's engine"
+                )
+
+    def _text(self, item: Item) -> str:
+        if getattr(self._processor, "chat_template", None) is None:
+            # Not str.format: a question may hold braces.
+            return self._format.replace("{prompt}", item.prompt)
+        content = [{"type": "image"}, {"type": "text", "text": item.prompt}]
+        text: str = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def answer(self, work: Sequence[Work]) -> Iterator[tuple[Work, Answer]]:
+        """Yield the answers, batch by batch; only answers of the same length limit share one."""
+        torch.manual_seed(self._seed)
+        groups: dict[int, list[Work]] = {}
+        for one in work:
+            groups.setdefault(one.item.max_new_tokens, []).append(one)
+        for longest, group in groups.items():
+            for start in range(0, len(group), self._batch_size):
+                batch = group[start : start + self._batch_size]
+                begin = time.perf_counter()
+                texts = self._generate(batch, longest)
+                seconds = (time.perf_counter() - begin) / len(batch)
+                yield from ((one, Answer(text, None, seconds)) for one, text in zip(batch, texts, strict=True))
+
+    @torch.inference_mode()
+    def _generate(self, batch: Sequence[Work], longest: int) -> list[str]:
+        images = [[one.item.picture().convert("RGB")] for one in batch]
+        texts = [self._text(one.item) for one in batch]
+        chat = getattr(self._processor, "chat_template", None) is not None
+        inputs: Any = self._processor(
+            images=images if chat else [image for (image,) in images],
+            text=texts,
+            add_special_tokens=not chat,
+            padding=True,
+            return_tensors="pt",
+        )
+        inputs = inputs.to(self._device, self._dtype)
+        sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if self._temperature > 0:
+            sampling: dict[str, Any] = {
+                "do_sample": True,
+                "temperature": self._temperature,
+                "top_p": self._top_p,
+                "top_k": 0,
+            }
+        tokenizer = self._processor.tokenizer
+        made = self._model.generate(**inputs, max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id, **sampling)
+        answers: list[str] = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return answers
