@@ -221,7 +221,7 @@ def _write_parts(
             waiting[split] = []
 
         for record, report in checked_records(source, problems):
-            asked = maker.make(record) if record.split in QUESTION_SPLITS else []
+            asked = maker.make(record, problems) if record.split in QUESTION_SPLITS else []
             waiting[record.split].append((record, report, asked))
             if len(waiting[record.split]) == PART_ROWS:
                 flush(record.split)

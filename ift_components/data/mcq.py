@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import Choice, Record
+from ift_components.data.source import Choice, Problems, Record
 from ift_components.errors import ConfigError, DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -64,11 +64,10 @@ class QuestionMaker:
         self.drawing = random.Random(0)
         self.sampling: dict[str, random.Random] = {}
 
-    def make(self, record: Record) -> list[dict[str, Any]]:
+    def make(self, record: Record, problems: Problems) -> list[dict[str, Any]]:
         """Return the rows of a record's questions, without the image.
 
-        Raises:
-            DataError: if a question has no wrong option or more options than letters.
+        A question with no wrong option or with more options than letters is noted in `problems` and left out.
         """
         sampling = self.sampling.setdefault(record.split, random.Random(self.options.seed))
         rows: list[dict[str, Any]] = []
@@ -79,13 +78,13 @@ class QuestionMaker:
                 continue  # the published question set leaves such answers out
             choice = Choice(attribute.name, attribute.question, answer)
             texts = self._draw(record, choice, pool, attribute.sampled, sampling)
-            rows += self._rows(record, choice, texts, len(rows))
+            rows += self._rows(record, choice, texts, len(rows), problems)
         for choice in record.choices:
             if choice.options is not None:
                 texts = self._limited(record, choice, list(choice.options))
             else:
                 texts = self._draw(record, choice, self.pools.get(choice.attribute, ()), 5, sampling)
-            rows += self._rows(record, choice, texts, len(rows))
+            rows += self._rows(record, choice, texts, len(rows), problems)
         return rows
 
     def check_attribute(self, attribute: Attribute) -> None:
@@ -134,12 +133,15 @@ class QuestionMaker:
         kept = {choice.answer, *self._own(record, choice, "options").sample(wrong, limit - 1)}
         return [text for text in texts if text in kept]
 
-    def _rows(self, record: Record, choice: Choice, texts: list[str], number: int) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, record: Record, choice: Choice, texts: list[str], number: int, problems: Problems
+    ) -> Iterator[dict[str, Any]]:
         if self.options.shuffle_options:
             self._own(record, choice, "shuffle").shuffle(texts)
         wrong = wrong_options(texts, choice.answer, len(LETTERS))
         if wrong:
-            raise DataError(f"{record.where}: question '{choice.attribute}' {wrong}")
+            problems.add(record.where, f"question '{choice.attribute}' {wrong}")
+            return
         base = f"{record.id}#{number}"
         row = {"image_id": record.id, "attribute": choice.attribute, "question": choice.question}
         answer = texts.index(choice.answer)

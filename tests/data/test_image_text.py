@@ -137,3 +137,12 @@ def test_real_radiology_reports_lose_nothing():
         sentences = split_sentences(report)
         assert "".join(" ".join(sentences).split()) == "".join(report.split())
         assert len(sentences) == 1 or all(any(c.isalpha() for c in text) for text in sentences)
+
+
+def test_questions_whose_answers_offer_no_wrong_option(tmp_path):
+    root = text_files(tmp_path / "in")
+    save_csv(root / "q.csv", ["image", "question", "answer"], [[f"a/{n}.png", "What?", "left"] for n in range(10)])
+    with pytest.raises(DataError, match=r"2 bad row(.|\n)*question 'question' has no wrong option"):
+        build(image_text(root, questions="q.csv"), tmp_path / "out")
+    manifest = build(image_text(root, questions="q.csv", on_bad_row="skip"), tmp_path / "out")
+    assert manifest["counts"] == {"reports": {"train": 8, "val": 1, "test": 1}, "questions": {"val": 0, "test": 0}}

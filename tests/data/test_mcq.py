@@ -8,7 +8,7 @@ import pytest
 
 from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import Choice, Record
+from ift_components.data.source import Choice, Problems, Record
 from ift_components.errors import ConfigError, DataError
 
 SHAPES = ("irregular", "lobulated", "oval", "round", "segmented", "unsegmented")
@@ -23,7 +23,10 @@ def record(number: int, split: str = "val", **given: object) -> Record:
 
 def make(schema, records, pools=None, **options):
     maker = QuestionMaker(schema, QuestionOptions(**options), pools or {})
-    return [row for one in records for row in maker.make(one)]
+    problems = Problems()
+    made = [row for one in records for row in maker.make(one, problems)]
+    assert problems.count == 0
+    return made
 
 
 def test_full_lists_keep_the_schema_order_and_the_answer_is_an_index():
@@ -139,3 +142,16 @@ def test_questions_that_cannot_be_asked_are_refused():
 def test_wrong_question_options_are_config_errors(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         QuestionMaker(SCHEMA, QuestionOptions(**wrong), {})
+
+
+def test_questions_without_a_wrong_option_are_collected_and_the_others_kept():
+    problems = Problems()
+    right = frozenset({"edema", "mass"})
+    choices = (
+        Choice("abnormality", "What?", "edema", also_right=right),
+        Choice("presence", "Is it?", "no", ("yes", "no")),
+    )
+    maker = QuestionMaker(Schema(()), QuestionOptions(), {"abnormality": {"edema", "mass"}})
+    rows = maker.make(record(1, values={}, choices=choices), problems)
+    assert [row["attribute"] for row in rows] == ["presence"]
+    assert problems.first == ["table row 1: question 'abnormality' has no wrong option"]
