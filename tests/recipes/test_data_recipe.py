@@ -12,12 +12,51 @@ from ift_components.config import CONFIG_DIR
 from ift_components.data.prepared import read_manifest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
+# The generated dataset folders lie with the tests of the data room.
+import test_cbis_ddsm
+import test_image_table
+import test_image_text
+import test_mimic_cxr
+import test_skincon
 from trees import wbcatt_tree
+from trees_medical import cbis_jpeg_files, cbis_tables, mimic_tree
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["ift_data_recipe", *map(str, arguments)])
     ift_data_recipe.main()
+
+
+def cbis(root):
+    cbis_tables(root / "csv", test_cbis_ddsm.ROWS)
+    cbis_jpeg_files(root)
+
+
+def mimic(root):
+    views = {"oblique": "LL", "lateral": "LATERAL"}
+    mimic_tree(root, test_mimic_cxr.ENTRIES, {"poor": 0.1}, views, test_mimic_cxr.QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("wbcatt", wbcatt_tree, [], [3, 2, 1, 2, 1]),
+        ("skincon", test_skincon.tree, [], [32, 4, 4, 4, 4]),
+        ("cbis", cbis, [], [11, 1, 3, 3, 10]),
+        ("mimic_cxr", mimic, [], [2, 1, 2, 2, 8]),
+        ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 11, 12]),
+        ("image_text", test_image_text.text_files, [], [8, 1, 1, 0, 0]),
+    ],
+)
+def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, case):
+    name, tree, more, counts = case
+    tree(tmp_path / "in")
+    paths = [f"builder.root={tmp_path / 'in'}", f"output_dir={tmp_path / 'out'}"]
+    run(monkeypatch, "--config", f"data_{name}.yaml", *paths, *more, "export.format=ms_swift")
+    found = read_manifest(tmp_path / "out")["counts"]
+    assert [*found["reports"].values(), *found["questions"].values()] == counts
+    lines = (tmp_path / "out-ms_swift" / "train.jsonl").read_text().splitlines()
+    assert len(lines) == counts[0]
 
 
 def test_tune_run_from_another_folder(tmp_path):
@@ -50,6 +89,7 @@ def test_overrides_reach_builder_and_questions(tmp_path, monkeypatch):
         ("questions.n_options=many", "questions.n_options"),
         ("questions.protocol=all", "questions.protocol is 'all', expected one of: paper, full"),
         ("builder.images=both", "builder.images is 'both'"),
+        ("export.format=tsv", "export.format is 'tsv', expected one of: parquet"),
         ("builder.root=nowhere", "'nowhere' is not a folder"),
         ("builder._component_=ift_components.data.builders.wbcat", "cannot be imported"),
     ],
