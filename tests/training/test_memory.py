@@ -1,0 +1,29 @@
+"""The memory table's function against what a step of the miniature really holds."""
+
+import pytest
+
+from ift_components.proxy import UpdateRule
+from ift_components.training.data import build_loader, epoch_batches
+from ift_components.training.loop import Trainer
+from ift_components.training.memory import parameter_counts, static_bytes
+from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
+
+
+@pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])
+def test_static_memory_is_what_a_step_holds(train_config, world, dtype, frozen_bytes):
+    cfg = train_config(f"dtype={dtype}")
+    module = build_module(cfg, world, frozen=False)
+    proxy = build_proxy(cfg, world, UpdateRule.FIX, 128)
+    groups = parameter_groups(module, proxy)
+    trainer = Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, None)
+    held = []
+
+    def measure(*_):  # the optimizer has its state and the gradients are still there
+        tensors = [*module.parameters(), *(p.grad for p in module.parameters() if p.grad is not None)]
+        tensors += [v for state in trainer.optimizer.state.values() for key, v in state.items() if key != "step"]
+        held.append(sum(t.numel() * t.element_size() for t in tensors))
+
+    trainer.optimizer.register_step_post_hook(measure)
+    trainer.step(next(epoch_batches(build_loader(cfg, world), 0, 1)))
+    expected = static_bytes(*parameter_counts(module), 1, frozen_bytes)
+    assert held == [pytest.approx(expected, rel=1e-3)]
