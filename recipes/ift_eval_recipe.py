@@ -8,9 +8,12 @@ OUT holds predictions.jsonl (one line an answer), results.json, report.html, rep
 where a stopped one was. Without checkpoint_dir the miniature is evaluated as it is before training.
 """
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from ift_components.config import entry_point
+from ift_components.evaluation.compare import compare, comparison_table
 from ift_components.evaluation.results import table
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings, check_settings
@@ -21,6 +24,10 @@ from ift_components.training.distributed import distributed
 def main(cfg: DictConfig) -> None:
     """Answer questions and report the accuracy, or compare finished evaluations."""
     check_settings(cfg)
+    if cfg.compare is not None:
+        print(comparison_table(compare(cfg)))
+        print(f"page: {Path(cfg.output_dir) / 'comparison.html'}")
+        return
     with distributed(cfg.device) as world:
         evaluation = Evaluation(cfg, world)
         results = evaluation.run()

@@ -135,7 +135,7 @@ class HuggingFacePredictor:
         inputs = inputs.to(self._device, self._dtype)
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self._temperature > 0:
-            sampling: dict[str, Any] = {
+            sampling = {
                 "do_sample": True,
                 "temperature": self._temperature,
                 "top_p": self._top_p,

@@ -1,0 +1,139 @@
+"""Pictures and tables that the result pages share."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
+_FEWEST_AXES = 3  # a radar chart of fewer is no area
+PAPER_DATASETS = ("SKINCON", "WBCAtt", "CBIS")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def number(value: Any) -> str:
+    """Return a number with at most four significant digits after the point; anything else as text."""
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def environment() -> Environment:
+    """Return the templates' environment: everything put into HTML is escaped, and a missing value is an error."""
+    made = Environment(
+        loader=PackageLoader("ift_components.evaluation"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"percent": percent, "number": number, "cell": _cell, "zip": zip}
+    return made
+
+
+def _cell(text: Any) -> str:
+    """Return text for a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _tex(text: Any) -> str:
+    """Return text for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {char: f"\\{char}" for char in "&%$#_{}"}
+    return "".join(special.get(char, char) for char in str(text))
+
+
+def data_url(image: Image.Image, side: int | None = None) -> str:
+    """Return a picture as a data URL: PNG as it is, or a JPEG of at most `side` pixels a side."""
+    buffer = io.BytesIO()
+    if side is None:
+        image.save(buffer, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]) -> str | None:
+    """Draw accuracies by attribute as a radar chart, like the paper's Fig. 5.
+
+    Args:
+        lines: for each run, accuracy (0 to 1) by attribute.
+        baseline: chance by attribute, drawn dashed.
+
+    Returns:
+        The chart as a data URL; None for fewer than three attributes.
+    """
+    names = list(baseline)
+    if len(names) < _FEWEST_AXES:
+        return None
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    closed = [*angles, angles[0]]
+    figure = Figure(figsize=(6.4, 5.4), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot(projection="polar")
+    axes.set_theta_offset(np.pi / 2)
+    axes.set_theta_direction(-1)
+    for index, (label, values) in enumerate(lines.items()):
+        heights = [100 * values[name] for name in names]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(closed, [*heights, heights[0]], color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
+        axes.fill(closed, [*heights, heights[0]], color=colour, alpha=0.12)
+    heights = [100 * baseline[name] for name in names]
+    axes.plot(closed, [*heights, heights[0]], color="#777777", linewidth=1, linestyle="--", label="chance")
+    axes.set_xticks(angles, [name.replace(" ", "\n") for name in names], fontsize=8)
+    axes.tick_params(axis="x", pad=14)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([20, 40, 60, 80, 100])
+    axes.tick_params(axis="y", labelsize=7, colors="#666666")
+    axes.grid(color="#dddddd")
+    axes.spines["polar"].set_color("#cccccc")
+    figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.subplots_adjust(left=0.12, right=0.88, top=0.9, bottom=0.16)
+    canvas.draw()
+    return data_url(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+
+
+def latex_rows(groups: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> str:
+    """Return rows of the paper's Table 1: method, one column a dataset, average.
+
+    The average is given where every column is filled; a standard deviation where there are several seeds.
+
+    Args:
+        groups: for each method, mean accuracy and standard deviation by dataset.
+    """
+    known = {name.casefold().replace("-ddsm", "").replace("_ddsm", ""): name for name in PAPER_DATASETS}
+
+    def column(dataset: str) -> str:
+        return known.get(dataset.casefold().replace("-ddsm", "").replace("_ddsm", ""), dataset)
+
+    found = {method: {column(name): value for name, value in row.items()} for method, row in groups.items()}
+    others = sorted({name for row in found.values() for name in row} - set(PAPER_DATASETS))
+    columns = [*PAPER_DATASETS, *others]
+    lines = [f"% {' & '.join(['method', *columns, 'Avg'])} \\\\ (accuracy in percent)"]
+    for method, row in found.items():
+        cells = [_tex(method)]
+        for name in columns:
+            if name not in row:
+                cells.append("--")
+                continue
+            mean, sd = row[name]
+            cells.append(f"{100 * mean:.1f}" + (f" $\\pm$ {100 * sd:.1f}" if sd is not None else ""))
+        whole = all(name in row for name in columns)
+        cells.append(f"{100 * sum(row[name][0] for name in columns) / len(columns):.1f}" if whole else "--")
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join(lines) + "\n"
+
+
+def shades(counts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return each count's share of its row, 0 to 1."""
+    return [[count / max(1, sum(row)) for count in row] for row in counts]

@@ -1,0 +1,259 @@
+"""Whole evaluations: outputs, resuming, refusing, several processes, comparing."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ift_eval_recipe
+import pytest
+
+from ift_components.errors import UserError
+from ift_components.evaluation.compare import compare
+from ift_components.evaluation.predictors.own import OwnPredictor
+from ift_components.evaluation.run import Evaluation
+from ift_components.proxy import UpdateRule, random_theta, save_proxy
+
+
+def lines(folder):
+    return [json.loads(line) for line in (Path(folder) / "predictions.jsonl").read_text().splitlines()]
+
+
+def evaluate(cfg, world):
+    return Evaluation(cfg, world).run()
+
+
+def without_time(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture
+def finished(eval_config, world):
+    cfg = eval_config()
+    return cfg, evaluate(cfg, world)
+
+
+def test_outputs(finished, items):
+    cfg, results = finished
+    folder = Path(cfg.output_dir)
+    assert json.loads((folder / "results.json").read_text()) == results
+    rows = lines(folder)
+    assert [row["id"] for row in rows] == [item.id for item in items]
+    assert results["questions"] == 32
+    assert results["accuracy"] == pytest.approx(sum(row["correct"] for row in rows) / 32, abs=1e-6)
+    assert 0 < results["accuracy"] < 1
+    assert results["forced_accuracy"] >= results["accuracy"]
+    assert results["attributes"]["border"]["well_formed"] < 0.5 < results["attributes"]["colour"]["well_formed"]
+    assert set(rows[0]) >= {"id", "prompt", "generated", "predicted", "correct", "seconds", "paper", "strict", "forced"}
+    assert len(results["weights"]["sha256"]) == 64
+    assert set(results["data_sha256"]) == {
+        "data/questions/test.parquet",
+        "data/reports/test.parquet",
+        "data/manifest.json",
+    }
+    assert results["config"]["max_new_tokens"] == 50
+    assert results["instruction_following"]["image_dependence"] == 0
+    page = (folder / "report.html").read_text()
+    assert page.count('class="card"') == min(30, sum(not row["correct"] for row in rows))
+    assert page.count('class="matrix"') == 4
+    assert 'src="http' not in page
+    assert (
+        (folder / "table.tex").read_text().endswith(f"out & -- & -- & -- & {100 * results['accuracy']:.1f} & -- \\\\\n")
+    )
+    assert "| colour | 8 |" in (folder / "report.md").read_text()
+
+
+def test_the_page_escapes_what_models_and_datasets_say(eval_config, world, monkeypatch):
+    evil = "<script>alert(1)</script> \ud83d\ude00 \u5c0f\u3055\u3044 \\textbf | $x$"
+    monkeypatch.setattr(OwnPredictor, "_answer", lambda self, batch, rows: [(evil, None)] * len(batch))
+    cfg = eval_config("scoring=generate", "label=<b>bold</b>")
+    results = evaluate(cfg, world)
+    assert (results["accuracy"], results["unparsed"]) == (0, 32)
+    page = (Path(cfg.output_dir) / "report.html").read_text()
+    assert "<script>" not in page
+    assert "<b>bold" not in page
+    assert "&lt;script&gt;" in page
+    assert lines(cfg.output_dir)[0]["generated"].encode("utf-16", "surrogatepass") == evil.encode(
+        "utf-16", "surrogatepass"
+    )
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_stopped_run_goes_on(finished, world, monkeypatch, cut):
+    """Ten lines are there, the last perhaps in part; the rest is answered, and nothing twice."""
+    cfg, results = finished
+    path = Path(cfg.output_dir) / "predictions.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    before = lines(cfg.output_dir)
+    path.write_bytes(b"".join(whole[:10]) + whole[10][: -cut if cut else 0])
+    (path.parent / "results.json").unlink()
+    asked = []
+    answer = OwnPredictor.answer
+    monkeypatch.setattr(OwnPredictor, "answer", lambda self, work: asked.extend(work) or answer(self, work))
+    again = evaluate(cfg, world)
+    assert len(asked) == 22
+    assert without_time(lines(cfg.output_dir)) == without_time(before)
+    assert again["attributes"] == results["attributes"]
+
+
+def test_a_finished_run_is_only_shown_again(finished, world, monkeypatch):
+    cfg, results = finished
+    monkeypatch.setattr("ift_components.evaluation.run.build_for_inference", None)  # no model is needed
+    assert evaluate(cfg, world)["accuracy"] == results["accuracy"]
+
+
+def test_killed_in_the_middle(eval_config, tmp_path, world):
+    """kill -9 while lines are written; the same command ends with every line once, as an undisturbed run's."""
+    reference = eval_config(out="reference")
+    evaluate(reference, world)
+    cfg = eval_config("batch_size=2")
+    given = [f"{key}={cfg[key]}" for key in ("data", "checkpoint_dir", "output_dir", "batch_size", "bootstrap")]
+    command = [sys.executable, "-m", "ift_eval_recipe", "--config", "tiny_eval.yaml", "model.num_layers=4", *given]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path = Path(cfg.output_dir) / "predictions.jsonl"
+    deadline = time.monotonic() + 90
+    while not (path.is_file() and path.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= path.read_bytes().count(b"\n") < 32
+    evaluate(cfg, world)
+    assert without_time(lines(cfg.output_dir)) == without_time(lines(reference.output_dir))
+
+
+def test_two_evaluators_in_one_folder(finished, world):
+    cfg, _ = finished
+    content = {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()}
+    with (Path(cfg.output_dir) / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another evaluation is writing to"):
+            Evaluation(cfg, world)
+    assert {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()} == content
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("max_new_tokens=7", "differs in max_new_tokens"),
+        ("checkpoint_dir=null", "differs in checkpoint_dir, weights"),
+        ("parser=strict", "differs in parser"),
+    ],
+)
+def test_another_evaluations_folder_is_refused(finished, eval_config, world, override, message):
+    cfg, _ = finished
+    content = {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()}
+    with pytest.raises(UserError, match=message):
+        Evaluation(eval_config(override), world)
+    assert {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()} == content
+
+
+def test_a_damaged_line_and_foreign_files(finished, eval_config, world):
+    cfg, _ = finished
+    path = Path(cfg.output_dir) / "predictions.jsonl"
+    content = path.read_text().splitlines()
+    path.write_text("\n".join([content[0], "{broken", *content[2:]]) + "\n")
+    with pytest.raises(UserError, match=r"predictions.jsonl: line 2 is damaged"):
+        Evaluation(cfg, world)
+    other = eval_config(out="other")
+    Path(other.output_dir).mkdir()
+    (Path(other.output_dir) / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="already holds files"):
+        Evaluation(other, world)
+
+
+def test_settings_are_checked(eval_config, world, tmp_path):
+    for overrides, message in (
+        (["scoring=letters"], "scoring: 'letters' is not one of generate, logits, both"),
+        (["parser=loose"], "parser: 'loose' is not one of paper, strict"),
+        (["n_runs=5"], "5 greedy runs are all the same"),
+        (["temperature=-1"], "temperature: -1.0"),
+        (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta"),
+        (["data=null"], "give a value for data"),
+        (["free.path=x.json"], "free.images"),
+        (["unrelated={image_table: somewhere}"], "unrelated: 'image_table' is the name of the main dataset"),
+        (["report.proxy=nowhere"], "nowhere does not exist"),
+        (["model.decoder_dim=64"], "does not fit the model: .* weights differ"),
+        (["predictor._component_=ift_components.evaluation.predictors.ServerPredictor"], "checkpoint_dir: only this"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Evaluation(eval_config(*overrides), world)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_runs_reports_and_unrelated_tasks(eval_config, prepared, world, tmp_path):
+    save_proxy(tmp_path / "proxy.safetensors", random_theta(4, 128, 0), model="m", step=0, rule=UpdateRule.UPDATE)
+    more = ["temperature=1.0", "n_runs=3", "limit=8", f"unrelated={{other: {prepared}}}", "scoring=generate"]
+    cfg = eval_config(*more, f"report.proxy={tmp_path / 'proxy.safetensors'}", "report.max_new_tokens=20")
+    results = evaluate(cfg, world)
+    assert results["questions"] == 8
+    assert len(results["runs"]["accuracies"]) == results["runs"]["consistency"]["runs"] == 3
+    assert results["unrelated"]["other"]["questions"] == 8
+    assert results["reports"]["texts"] == 8
+    assert results["instruction_following"]["instruction_dependence"]["questions"] == 24
+    assert len(lines(cfg.output_dir)) == 24 + 24 + 8
+
+
+def test_free_questions(eval_config, world, tmp_path, items):
+    items[0].picture().save(tmp_path / "a.png")
+    rows = [
+        {"qid": 1, "image_name": "a.png", "question": "Is it round?", "answer": "Yes", "answer_type": "CLOSED "},
+        {"qid": 2, "image_name": "a.png", "question": "How many?", "answer": 3, "answer_type": "OPEN"},
+    ]
+    (tmp_path / "vqa.json").write_text(json.dumps(rows))
+    cfg = eval_config(
+        "limit=4", f"free.path={tmp_path / 'vqa.json'}", f"free.images={tmp_path}", "free.max_new_tokens=5"
+    )
+    results = evaluate(cfg, world)
+    assert (results["free"]["closed_questions"], results["free"]["open_questions"]) == (1, 1)
+    assert [row["reference"] for row in lines(cfg.output_dir) if row["task"] == "free"] == ["Yes", "3"]
+    rows[0]["image_name"] = "gone.png"
+    rows.append({"qid": 2, "image_name": "a.png", "question": "", "answer": "x"})
+    (tmp_path / "vqa.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"2 questions are wrong: '1': .*gone.png is missing; row 3 has no question"):
+        Evaluation(eval_config(f"free.path={tmp_path / 'vqa.json'}", f"free.images={tmp_path}", out="two"), world)
+
+
+@pytest.mark.slow
+def test_two_processes_merge(finished, eval_config, tune, tmp_path):
+    cfg, results = finished
+    out = tmp_path / "two"
+    given = [f"data={cfg.data}", f"checkpoint_dir={cfg.checkpoint_dir}", f"output_dir={out}", "model.num_layers=4"]
+    tune(
+        "--nproc_per_node", "2", "ift_eval_recipe", "--config", "tiny_eval.yaml", "bootstrap=200", *given, cwd=tmp_path
+    )
+    assert without_time(lines(out)) == without_time(lines(cfg.output_dir))
+    assert json.loads((out / "results.json").read_text())["attributes"] == results["attributes"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in Path(cfg.output_dir).iterdir())
+
+
+def test_comparison(finished, eval_config, world, tmp_path, monkeypatch, capsys):
+    cfg, results = finished
+    other = eval_config("checkpoint_dir=null", "label=untuned", "max_new_tokens=5", out="before")
+    evaluate(other, world)
+    arguments = [f"compare=[{other.output_dir},{cfg.output_dir}]", f"output_dir={tmp_path / 'page'}", "bootstrap=500"]
+    monkeypatch.setattr(sys, "argv", ["ift_eval_recipe", "--config", "tiny_eval.yaml", *arguments])
+    ift_eval_recipe.main()
+    found = json.loads((tmp_path / "page" / "comparison.json").read_text())
+    (pair,) = found["pairs"]
+    assert (pair["first"], pair["second"]) == ("before", "out")
+    assert pair["difference"] == pytest.approx(results["accuracy"], abs=1e-6)  # untuned answers are never well formed
+    assert pair["only_second"] == round(32 * results["accuracy"])
+    assert pair["p_mcnemar"] == pytest.approx(2 * 0.5 ** pair["only_second"], abs=1e-6)
+    assert f"out - before: +{results['accuracy']:.3f}" in capsys.readouterr().out
+    page = (tmp_path / "page" / "comparison.html").read_text()
+    assert page.count("<img") == 1
+    assert (tmp_path / "page" / "table.tex").read_text().splitlines()[1].startswith("untuned & -- & -- & -- & 0.0")
+    seeds = eval_config(f"compare=[{other.output_dir},{cfg.output_dir}]", out="page")
+    with pytest.raises(UserError, match="already holds files"):
+        compare(seeds)
+    with pytest.raises(UserError, match="is not a finished evaluation"):
+        compare(eval_config(f"compare=[{other.output_dir},{tmp_path}]", out="new"))
+    with pytest.raises(UserError, match="two or more different folders"):
+        compare(eval_config(f"compare=[{other.output_dir},{other.output_dir}]", out="new"))
