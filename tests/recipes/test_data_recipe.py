@@ -18,13 +18,19 @@ import test_image_table
 import test_image_text
 import test_mimic_cxr
 import test_skincon
-from trees import wbcatt_tree
+from trees import save_csv, save_picture, wbcatt_tree
 from trees_medical import cbis_jpeg_files, cbis_tables, mimic_tree
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["ift_data_recipe", *map(str, arguments)])
     ift_data_recipe.main()
+
+
+def tune_run(folder, *arguments):
+    tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
+    command = [tune, "run", "ift_data_recipe", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def cbis(root):
@@ -61,12 +67,57 @@ def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, ca
 
 def test_tune_run_from_another_folder(tmp_path):
     wbcatt_tree(tmp_path / "in")
-    tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
-    command = [tune, "run", "ift_data_recipe", "--config", "data_wbcatt.yaml", "builder.root=in", "output_dir=out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = tune_run(tmp_path, "--config", "data_wbcatt.yaml", "builder.root=in", "output_dir=out")
     assert done.returncode == 0, done.stderr
     assert "reports: train 3, val 2, test 1" in done.stdout
     assert read_manifest(tmp_path / "out")["counts"]["questions"] == {"val": 2, "test": 1}
+
+
+EYES = '''from collections.abc import Iterator
+from pathlib import Path
+
+from ift_components.data.schema import Attribute, Schema
+from ift_components.data.source import Problems, Record, Source, builder, find_image, require_files
+from ift_components.data.tables import read_csv
+
+SCHEMA = Schema((Attribute("redness", values=("none", "mild", "severe")),))
+
+
+@builder
+def eyes(root: str) -> Source:
+    """Return the eyes dataset."""
+    folder = Path(root)
+    tables = require_files(folder, ["eyes.csv"])
+
+    def records(problems: Problems) -> Iterator[Record]:
+        for line, row in read_csv(tables[0], ("file", "person", "set", *SCHEMA.columns), problems):
+            where = f"eyes.csv line {line}"
+            values, wrong = SCHEMA.read(row)
+            for what in wrong:
+                problems.add(where, what)
+            image = find_image(folder, row["file"], where, problems)
+            if image and not wrong:
+                yield Record(row["file"], row["set"], image, where, values, group=row["person"])
+
+    return Source(folder, SCHEMA, tables, records)
+'''
+
+
+def test_a_dataset_added_by_one_file(tmp_path):
+    """The README's worked example, in a folder of its own."""
+    (tmp_path / "eyes.py").write_text(EYES)
+    config = "builder:\n  _component_: eyes.eyes\n  root: ???\noutput_dir: ???\n"
+    (tmp_path / "eyes.yaml").write_text(config)
+    kinds = ("none", "mild", "severe")
+    rows = [[f"{n}.png", f"p{n}", kinds[n % 3], ("train", "val", "test")[n // 3]] for n in range(9)]
+    for n, row in enumerate(rows):
+        save_picture(tmp_path / "in" / row[0], n)
+    save_csv(tmp_path / "in" / "eyes.csv", ["file", "person", "redness", "set"], rows)
+    done = tune_run(tmp_path, "--config", "eyes.yaml", "builder.root=in", "output_dir=out")
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["counts"] == {"reports": {"train": 3, "val": 3, "test": 3}, "questions": {"val": 3, "test": 3}}
+    assert manifest["builder"]["name"] == "eyes"
 
 
 def test_overrides_reach_builder_and_questions(tmp_path, monkeypatch):
