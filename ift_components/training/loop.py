@@ -121,8 +121,9 @@ class Trainer:
         for batch in batches:
             loss = self.loss(batch)
             loss.backward()
-            if not bool(loss.isfinite()):
-                self._refuse([batch], float(loss), math.nan)
+            value = float(self.world.sum(loss.detach()))
+            if not math.isfinite(value):
+                self._refuse([batch], value, math.nan)
         self.optimizer.zero_grad(set_to_none=True)
         if self.proxy is not None:
             self.proxy.seen.grad = None

@@ -43,6 +43,8 @@ class TrainSettings:
         model: component that builds the model.
         checkpoint_dir: checkpoint in Hugging Face layout; null keeps the builder's random weights.
         tokenizer: component that builds the model's transform.
+        tile_padding: `none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers
+            compute).
         dataset: component that builds the training samples; gets the transform, the instruction and the seed.
         proxy: the proxy instruction.
         instruction: the text instruction under `proxy.rule: none`.
@@ -77,6 +79,7 @@ class TrainSettings:
     model: dict[str, Any] = MISSING
     checkpoint_dir: str | None = None
     tokenizer: dict[str, Any] = MISSING
+    tile_padding: str = "none"
     dataset: dict[str, Any] = MISSING
     proxy: ProxySettings = field(default_factory=ProxySettings)
     instruction: str | None = None

@@ -20,6 +20,7 @@ from ift_components.models.sharding import (
     set_precision,
     shard,
 )
+from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.distributed import World
 from ift_components.training.settings import parse_dtype
@@ -40,7 +41,7 @@ def build_module(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss
     """
     dtype = parse_dtype(cfg.dtype)
     checkpoint = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    model = build_model(cfg.model, meta=checkpoint is not None)
+    model = set_tile_padding(build_model(cfg.model, meta=checkpoint is not None), cfg.tile_padding)
     if frozen:
         model.requires_grad_(requires_grad=False)
     elif not any(parameter.requires_grad for parameter in model.parameters()):

@@ -42,7 +42,11 @@ def fine_tune(tune, prepared, warm, out, *overrides, processes=1):
 @pytest.fixture(scope="module")
 def tuned(prepared, tune, warm):
     out = warm.parent / "tuned"
-    fine_tune(tune, prepared, warm, out)
+    logger = [
+        "metric_logger._component_=torchtune.training.metric_logging.DiskLogger",
+        f"metric_logger.log_dir={out / 'logs'}",
+    ]
+    fine_tune(tune, prepared, warm, out, *logger)
     return out
 
 
@@ -82,7 +86,11 @@ def test_fine_tuning_leaves_a_checkpoint_and_its_records(tuned, warm):
     assert curve.size == (840, 480)
     rows = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
-    assert {"epoch", "tokens", "lr", "samples_per_second", "grad_norm_proxy", "grad_norm_encoder"} <= rows[0].keys()
+    (log,) = (tuned / "logs").iterdir()
+    assert log.read_text().count("loss:") == 8
+    assert {"epoch", "tokens", "lr_fusion", "samples_per_second", "grad_norm_proxy", "grad_norm_encoder"} <= rows[
+        0
+    ].keys()
 
 
 def test_two_processes_repeat_one(tune, prepared, warm, tuned):

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from ift_components.errors import ConfigError
+from ift_components.models import tiny_llama3_2_vision
+from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
-from ift_components.proxy import UpdateRule
+from ift_components.models.tile_padding import set_tile_padding
+from ift_components.proxy import UpdateRule, random_theta
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
 from ift_components.training.distributed import World
 from ift_components.training.loop import Trainer
@@ -122,3 +125,17 @@ def test_four_processes_sharded_in_two_copies_repeat_one(tune, train_config, pre
     trainer = Trainer(module, None, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
     batches = epoch_batches(build_loader(cfg, world), 0, 1)
     assert four == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
+
+
+def test_meta_tile_padding_trains_in_that_layout(train_config, world):
+    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=true"), world)
+    plain, _ = train(train_config(), world)
+    assert losses[0] != pytest.approx(plain[0], abs=1e-3)
+    model = tiny_llama3_2_vision()
+    set_tile_padding(model, "meta")
+    batches = next(epoch_batches(build_loader(train_config(), world), 0, 1))
+    proxy = random_theta(8, 128, 0)
+    by_hand = ResponseLoss(model)(batches[0], proxy).item() / len(batches[0].labels)
+    assert losses[0] == pytest.approx(by_hand, rel=1e-3)
+    assert losses[-1] < losses[0]
+    assert trainer.steps == 3
