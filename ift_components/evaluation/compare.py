@@ -76,7 +76,8 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 def compare_runs(first: Run, second: Run, *, draws: int, seed: int) -> dict[str, Any]:
     """Return the paired comparison of two runs on the same questions, overall and by attribute.
 
-    A question earns the share of its runs that are right; questions that only one of the two was asked are left out and counted.
+    A question earns the share of its runs that are right; questions that only one of the two was asked are left out
+    and counted.
 
     Args:
         first: one run.

@@ -145,10 +145,10 @@ def _rates(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
     return rates
 
 
-def rounded(value: Any, digits: int = 6) -> Any:
-    """Return plain data with its floats rounded."""
+def rounded(value: Any, digits: int = 8) -> Any:
+    """Return plain data with its floats rounded to so many significant digits."""
     if isinstance(value, float):
-        return round(value, digits)
+        return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
         return {key: rounded(item, digits) for key, item in value.items()}
     return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value

@@ -233,7 +233,7 @@ def test_two_processes_merge(finished, eval_config, tune, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in Path(cfg.output_dir).iterdir())
 
 
-def test_comparison(finished, eval_config, world, tmp_path, monkeypatch, capsys):
+def test_comparison(finished, eval_config, world, *, tmp_path, monkeypatch, capsys):
     cfg, results = finished
     other = eval_config("checkpoint_dir=null", "label=untuned", "max_new_tokens=5", out="before")
     evaluate(other, world)
