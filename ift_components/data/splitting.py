@@ -1,7 +1,8 @@
 """Dividing records between train, val and test where a dataset does not say."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ift_components.errors import ConfigError, DataError
 
@@ -45,3 +46,50 @@ def random_splits(keys: Iterable[str], val_fraction: float, test_fraction: float
         raise DataError(f"{len(order)} image(s) or group(s) are too few to divide between train, val and test")
     names = ["val"] * val + ["test"] * test + ["train"] * (len(order) - val - test)
     return dict(zip(order, names, strict=True))
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the rows of a table are divided between splits: as a column says, or at random by image or group.
+
+    Attributes:
+        image_column: names the image.
+        split_column: holds the split; None for a random division.
+        group_column: holds what must stay together; a row without a group is one of its own.
+        val_fraction: see `random_splits`.
+        test_fraction: see `random_splits`.
+        seed: see `random_splits`.
+    """
+
+    image_column: str
+    split_column: str | None
+    group_column: str | None
+    val_fraction: float
+    test_fraction: float
+    seed: int
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it reads."""
+        return [name for name in (self.image_column, self.split_column, self.group_column) if name]
+
+    def group(self, row: Mapping[str, str]) -> str | None:
+        """Return the group of a row."""
+        return (row[self.group_column] or None) if self.group_column else None
+
+    def draw(self, rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+        """Return the split of each image or group; empty if a column holds the splits."""
+        if self.split_column:
+            return {}
+        keys = (self.group(row) or row[self.image_column] for row in rows)
+        return random_splits(keys, self.val_fraction, self.test_fraction, self.seed)
+
+    def split(self, row: Mapping[str, str], drawn: Mapping[str, str]) -> str:
+        """Return the split of a row; `drawn` is what `draw` returned."""
+        if self.split_column:
+            return split_name(row[self.split_column])
+        return drawn[self.group(row) or row[self.image_column]]
+
+    def required(self, drawn: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the splits that must not be empty."""
+        return ("train",) if self.split_column else tuple(dict.fromkeys(drawn.values()))

@@ -124,3 +124,14 @@ def test_random_splits_by_hand():
     }  # fmt: skip
     with pytest.raises(DataError, match="too few"):
         random_splits("ab", 0.1, 0.1, 0)
+
+
+def test_rows_without_a_group_are_divided_singly(tmp_path):
+    root = tree(tmp_path / "in")
+    text = (root / "cells.csv").read_text()
+    for n in range(10):
+        text = text.replace(f",p{n},", ",,")
+    (root / "cells.csv").write_text(text)
+    manifest = build(image_table(root, "cells.csv", group_column="patient"), tmp_path / "out")
+    assert manifest["counts"]["reports"] == {"train": 24, "val": 3, "test": 3}
+    assert rows(tmp_path / "out", "reports", "val")[0]["group"] is None

@@ -16,7 +16,7 @@ from ift_components.data.source import (
     find_image,
     require_files,
 )
-from ift_components.data.splitting import random_splits, split_name
+from ift_components.data.splitting import Division
 from ift_components.data.tables import Row, read_table, require_columns
 from ift_components.errors import DataError
 
@@ -64,35 +64,36 @@ def image_table(
     """
     folder = Path(root)
     (path,) = require_files(folder, [table])
-    special = [name for name in (image_column, split_column, group_column) if name]
-    rows = list(read_table(path, [*special, *(attributes or ())], Problems()))
+    division = Division(image_column, split_column, group_column, val_fraction, test_fraction, seed)
+    rows = list(read_table(path, [*division.columns, *(attributes or ())], Problems()))
     if not rows:
         raise DataError(f"{path.name} has no rows")
     notes: list[str] = []
     if schema is None:
-        names = list(attributes) if attributes else [name for name in rows[0][1] if name and name not in special]
+        names = (
+            list(attributes) if attributes else [name for name in rows[0][1] if name and name not in division.columns]
+        )
         known = infer_schema([row for _, row in rows], names, notes, chosen=bool(attributes))
     else:
         known = read_schema(Path(schema).expanduser())
         require_columns(path, rows[0][1], known.columns)
-    key = group_column or image_column
-    drawn = {} if split_column else random_splits((row[key] for _, row in rows), val_fraction, test_fraction, seed)
+    drawn = division.draw(row for _, row in rows)
 
     def records(problems: Problems) -> Iterator[Record]:
-        for number, row in read_table(path, special, problems):
+        for number, row in read_table(path, division.columns, problems):
             where = f"{path.name} row {number}"
             values, wrong = known.read(row)
             for what in wrong:
                 problems.add(where, what)
             image = find_image(folder, row[image_column], where, problems)
             if image and not wrong:
-                split = split_name(row[split_column]) if split_column else drawn[row[key]]
-                group = row[group_column] or None if group_column else None
-                yield Record(row[image_column], split, image, where, values, group)
+                split = division.split(row, drawn)
+                yield Record(row[image_column], split, image, where, values, division.group(row))
 
-    splits = ("train",) if split_column else tuple(dict.fromkeys(drawn.values()))
     tables = (path,) if schema is None else (path, Path(schema).expanduser().resolve())
-    return Source(folder, known, tables, records, images, on_bad_row, splits=splits, notes=tuple(notes))
+    return Source(
+        folder, known, tables, records, images, on_bad_row, splits=division.required(drawn), notes=tuple(notes)
+    )
 
 
 def infer_schema(rows: Sequence[Row], names: Sequence[str], notes: list[str], *, chosen: bool) -> Schema:

@@ -17,7 +17,7 @@ from ift_components.data.source import (
     find_image,
     require_files,
 )  # fmt: skip
-from ift_components.data.splitting import random_splits, split_name
+from ift_components.data.splitting import Division
 from ift_components.data.tables import Row, read_table
 from ift_components.errors import ConfigError, DataError
 
@@ -73,38 +73,35 @@ def image_text(
             "builder.split_column and builder.group_column need builder.table; text files have no columns"
         )
     paths = require_files(folder, [name for name in (table, questions) if name])
-    special = [name for name in (image_column, text_column, split_column, group_column) if name]
+    division = Division(image_column, split_column, group_column, val_fraction, test_fraction, seed)
 
     def read(problems: Problems) -> Iterator[tuple[str, Row]]:
         if table:
-            yield from ((f"{paths[0].name} row {n}", row) for n, row in read_table(paths[0], special, problems))
+            rows = read_table(paths[0], [text_column, *division.columns], problems)
+            yield from ((f"{paths[0].name} row {number}", row) for number, row in rows)
         else:
             for name, text in _text_files(folder, problems):
                 yield f"image '{name}'", {image_column: name, text_column: text}
 
-    key = group_column or image_column
-    rows = read(Problems())
-    drawn = {} if split_column else random_splits((row[key] for _, row in rows), val_fraction, test_fraction, seed)
+    drawn = division.draw(row for _, row in read(Problems()))
 
     def records(problems: Problems) -> Iterator[Record]:
         asked = _read_questions(folder / questions, problems) if questions else {}
         for where, row in read(problems):
             name = row[image_column]
             image = find_image(folder, name, where, problems)
-            split = split_name(row[split_column]) if split_column else drawn[row[key]]
-            group = (row[group_column] or None) if group_column else None
             choices = tuple(asked.pop(name, ()))
             sections = tuple(("sentence", text) for text in split_sentences(row[text_column], language))
             report = " ".join(text for _, text in sections)
             if image:
-                yield Record(name, split, image, where, {}, group, report, choices, sections)
+                split = division.split(row, drawn)
+                yield Record(name, split, image, where, {}, division.group(row), report, choices, sections)
         for name in asked:
             problems.add(f"{questions}", f"asks about image '{name}', which has no description")
 
-    splits = ("train",) if split_column else tuple(dict.fromkeys(drawn.values()))
     if table is None:
         paths += tuple(sorted(folder.rglob("*.txt")))
-    return Source(folder, Schema(()), paths, records, images, on_bad_row, splits=splits)
+    return Source(folder, Schema(()), paths, records, images, on_bad_row, splits=division.required(drawn))
 
 
 def _text_files(root: Path, problems: Problems) -> Iterator[tuple[str, str]]:

@@ -64,56 +64,31 @@ def mimic_cxr(
         DataError: if a file or a column is missing.
     """
     folder = Path(root)
-    metadata, splits = require_files(folder, ("mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-2.0.0-split.csv.gz"))
-    reports = require_files(folder, (REPORTS.format(part) for part in PARTS))
     if questions and not (folder / questions).is_file():
         questions = questions.replace("-", "_")  # the table is published under both names
+    metadata, splits = require_files(folder, ("mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-2.0.0-split.csv.gz"))
+    reports = require_files(folder, (REPORTS.format(part) for part in PARTS))
     tables = {name: require_files(folder, [name])[0] for name in (masks, questions) if name}
-
-    @functools.cache  # the records are read more than once
-    def facts() -> _Facts:
-        kept = _passing(tables[masks], min_dice) if masks else None
-        views = {
-            dicom: view
-            for dicom, view in stream_columns(metadata, ("dicom_id", "ViewPosition"))
-            if kept is None or dicom in kept
-        }
-        found = _Facts(views, _best_methods(reports, methods))
-        studies = set()
-        for dicom, study, split in stream_columns(splits, ("dicom_id", "study_id", "split")):
-            if dicom in views:
-                found.splits[dicom] = sys.intern(split_name(split))
-                if found.splits[dicom] != "train":
-                    studies.add(study)
-        if questions:
-            _read_questions(tables[questions], studies, found)
-        return found
+    files = _Files(folder, metadata, splits, reports, tables.get(masks or ""), tables.get(questions or ""))
+    facts = functools.cache(lambda: _read_facts(files, min_dice, methods))  # the records are read more than once
 
     def records(problems: Problems) -> Iterator[Record]:
-        known = facts()
-        problems.extend(known.problems)
-        done: set[str] = set()
-        for table, split in zip(reports, PARTS.values(), strict=True):
-            for number, entry in enumerate(stream_json_list(table)):
-                where = f"{table.name} item {number}"
-                dicom = _dicom(entry)
-                if dicom is None:
-                    problems.add(where, "id, image, generate_method or conversations is missing or has a wrong type")
-                    continue
-                reason = _why_left_out(entry, dicom, known) or ("annotated a second time" if dicom in done else "")
-                if reason:
-                    problems.left_out[reason] += 1
-                    continue
-                done.add(dicom)
-                if known.splits.get(dicom) != split:
-                    problems.add(where, f"image {dicom} is '{known.splits.get(dicom)}' in {splits.name}, not '{split}'")
-                    continue
-                image = find_image(folder, "files/" + entry["image"].removeprefix("mimic/"), where, problems)
-                if image:
-                    yield _record(entry, split, image, where, known)
+        return _read_records(files, facts(), problems)
 
     every = (metadata, splits, *reports, *tables.values())
     return Source(folder, Schema(()), every, records, images, on_bad_row, private=True)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of the dataset; those that are optional may be None."""
+
+    root: Path
+    metadata: Path
+    splits: Path
+    reports: tuple[Path, ...]
+    masks: Path | None
+    questions: Path | None
 
 
 @dataclass
@@ -125,6 +100,49 @@ class _Facts:
     splits: dict[str, str] = field(default_factory=dict)
     asked: dict[str, list[Choice]] = field(default_factory=lambda: defaultdict(list))
     problems: Problems = field(default_factory=Problems)
+
+
+def _read_facts(files: _Files, min_dice: float, methods: Sequence[str]) -> _Facts:
+    kept = _passing(files.masks, min_dice) if files.masks else None
+    views = {
+        dicom: sys.intern(view)
+        for dicom, view in stream_columns(files.metadata, ("dicom_id", "ViewPosition"))
+        if kept is None or dicom in kept
+    }
+    found = _Facts(views, _best_methods(files.reports, methods))
+    studies = set()
+    for dicom, study, split in stream_columns(files.splits, ("dicom_id", "study_id", "split")):
+        if dicom in views:
+            found.splits[dicom] = sys.intern(split_name(split))
+            if found.splits[dicom] != "train":
+                studies.add(study)
+    if files.questions:
+        _read_questions(files.questions, studies, found)
+    return found
+
+
+def _read_records(files: _Files, known: _Facts, problems: Problems) -> Iterator[Record]:
+    problems.extend(known.problems)
+    done: set[str] = set()
+    for table, split in zip(files.reports, PARTS.values(), strict=True):
+        for number, entry in enumerate(stream_json_list(table)):
+            where = f"{table.name} item {number}"
+            dicom = _dicom(entry)
+            if dicom is None:
+                problems.add(where, "id, image, generate_method or conversations is missing or has a wrong type")
+                continue
+            reason = _why_left_out(entry, dicom, known) or ("annotated a second time" if dicom in done else "")
+            if reason:
+                problems.left_out[reason] += 1
+                continue
+            done.add(dicom)
+            listed = known.splits.get(dicom)
+            if listed != split:
+                problems.add(where, f"image {dicom} is '{listed}' in {files.splits.name}, not '{split}'")
+                continue
+            image = find_image(files.root, "files/" + entry["image"].removeprefix("mimic/"), where, problems)
+            if image:
+                yield _record(entry, split, image, where, known)
 
 
 def _passing(table: Path, min_dice: float) -> set[str]:
