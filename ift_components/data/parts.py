@@ -4,7 +4,7 @@ A part holds everything that becomes of its records: the report row, the questio
 Merging streams the parts of a split into the prepared folder's files; neither needs more memory than a row group.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,21 @@ def part_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns).to_pylist()
+
+
+def rows_at(path: Path, places: Iterable[int]) -> list[dict[str, Any]]:
+    """Return the rows at some places of a file, reading only the row groups that hold them."""
+    wanted = sorted(set(places))
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = [place - start for place in wanted if start <= place < end]
+            if inside:
+                found += file.read_row_group(group).take(inside).to_pylist()
+            start = end
+    return found
 
 
 def is_current(path: Path, ids: list[str]) -> bool:

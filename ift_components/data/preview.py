@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ift_components.data.mcq import LETTERS
-from ift_components.data.parts import part_rows
+from ift_components.data.parts import part_rows, rows_at
 from ift_components.data.prepared import QUESTION_SPLITS, SPLITS
 
 SAMPLES = 8  # images shown of each split
@@ -68,7 +68,7 @@ def preview_page(folder: Path, manifest: Mapping[str, Any], *, private: bool) ->
     if private:
         parts.append('<h2>Images</h2><p class="quiet">This dataset is private: the page shows statistics only.</p>')
     else:
-        parts += _samples(folder)
+        parts += _samples(folder, manifest["counts"]["reports"])
     title = f"{escape(manifest['builder']['name'])}: prepared data"
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -159,20 +159,15 @@ def _question_table(questions: Mapping[str, Mapping[str, Mapping[str, float]]]) 
     yield "</table></div>"
 
 
-def _samples(folder: Path) -> Iterator[str]:
+def _samples(folder: Path, counts: Mapping[str, int]) -> Iterator[str]:
     for split in SPLITS:
-        path = folder / "reports" / f"{split}.parquet"
-        total = sum(1 for _ in part_rows(path, ["id"]))
-        wanted = {place * total // SAMPLES for place in range(SAMPLES)} if total else set()
-        rows = [row for place, row in enumerate(part_rows(path, ["id", "report", "group"])) if place in wanted]
+        rows = rows_at(folder / "reports" / f"{split}.parquet", (n * counts[split] // SAMPLES for n in range(SAMPLES)))
         if not rows:
             continue
         asked = _asked(folder, split, {row["id"] for row in rows}) if split in QUESTION_SPLITS else {}
         yield f'<h2>Images of {split}</h2><div class="grid">'
-        for place, row in enumerate(part_rows(path, ["image"])):
-            if place in wanted:
-                shown = rows.pop(0)
-                yield from _card({**shown, "image": row["image"]}, asked.get(shown["id"], []))
+        for row in rows:
+            yield from _card(row, asked.get(row["id"], []))
         yield "</div>"
 
 

@@ -42,7 +42,9 @@ def test_wbcatt_in_under_a_minute(tmp_path):
     seconds, memory = run(*command)
     again, _ = run(*command)
     print(f"\nWBCAtt, 8199 images: {seconds:.0f} s, {memory:.2f} GB; unchanged: {again:.0f} s")
-    assert sum(read_manifest(tmp_path / "out")["counts"]["reports"].values()) == 8199
+    manifest = read_manifest(tmp_path / "out")
+    assert sum(manifest["counts"]["reports"].values()) == 8199
+    assert manifest["checks"]["leaks"]["identical_images"]["pairs"] == {"train and test": 2}
     assert seconds < 60
     assert again < 30
 

@@ -138,4 +138,7 @@ def test_real_tables(tmp_path):
     assert first["report"] == "irregular mass shape, spiculated mass margins, mass, malignant"
     groups = {split: {row["group"] for row in rows(tmp_path / "out", "reports", split)} for split in ("train", "val")}
     assert not groups["train"] & groups["val"]
+    assert (
+        manifest["checks"]["leaks"]["groups"]["count"] == 31
+    )  # patients in training for one kind, in test for the other
     assert np.mean([row["image"]["bytes"] is None for row in rows(tmp_path / "out", "reports", "test")]) == 1
