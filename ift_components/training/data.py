@@ -28,7 +28,7 @@ class ResumableSampler(DistributedSampler[int]):
     start = 0
 
     def __iter__(self) -> Iterator[int]:
-        return islice(cast("Iterator[int]", super().__iter__()), self.start, None)
+        return islice(super().__iter__(), self.start, None)
 
 
 class ValidationSampler(DistributedSampler[int]):

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class Trainer:
         world: the processes.
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
+        saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
         stop_agreed: whether any process had been at the last step; the same on all.
@@ -41,13 +43,15 @@ class Trainer:
     world: World
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
+    saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
     stop_agreed: bool = False
 
     def loss(self, batch: Batch) -> Tensor:
         """Return a batch's summed loss under the proxy's current vectors, a scalar."""
-        return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
+        with self.saved_activations:
+            return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float | int]:
         """Take one optimizer step.

@@ -29,6 +29,7 @@ from ift_components.training.setup import (
     build_module,
     build_optimizer,
     build_proxy,
+    offload_activations,
     parameter_groups,
     write_checkpoint,
 )
@@ -74,6 +75,8 @@ class TrainingRun:
         if cfg.lr_scheduler is not None:
             scheduler = instantiate(cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps)
         self.trainer = Trainer(module, proxy, groups, optimizer, world, cfg.clip_grad_norm, scheduler)
+        if cfg.activation_offloading:
+            self.trainer.saved_activations = offload_activations(world)
         self.checkpointer = Checkpointer(self.recorder.folder / "resume", world, cfg.keep_last)
         if cfg.resume:
             self._resume()

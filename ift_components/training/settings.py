@@ -65,6 +65,7 @@ class TrainSettings:
         checkpoint_every_steps: write a checkpoint to resume from every so many steps; null only when stopped by SIGTERM.
         keep_last: how many of those to keep; the last epoch's end is one of them.
         activation_checkpointing: recompute layers in the backward pass to save memory.
+        activation_offloading: keep activations in host memory until the backward pass (CUDA).
         cpu_offload: keep shards, gradients and optimizer state in host memory.
         data_parallel_replicate_dim: groups of processes that hold the model each, sharding it among themselves.
         compile: compile every transformer layer with torch.compile.
@@ -100,6 +101,7 @@ class TrainSettings:
     checkpoint_every_steps: int | None = None
     keep_last: int = 2
     activation_checkpointing: bool = False
+    activation_offloading: bool = False
     cpu_offload: bool = False
     data_parallel_replicate_dim: int = 1
     compile: bool = False

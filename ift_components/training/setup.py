@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torchtune.training import OffloadActivations
 
 from ift_components.config import instantiate
 from ift_components.errors import ConfigError
@@ -103,6 +104,17 @@ def build_optimizer(cfg: DictConfig, groups: dict[str, list[nn.Parameter]]) -> O
             for part, parameters in groups.items()
         ],
     )
+
+
+def offload_activations(world: World) -> OffloadActivations:
+    """Return torchtune's context that moves activations to pinned host memory and back on a stream of its own.
+
+    Raises:
+        ConfigError: if the run is not on CUDA.
+    """
+    if world.device.type != "cuda":
+        raise ConfigError(f"activation_offloading: needs device=cuda, and the run is on {world.device.type}")
+    return OffloadActivations()
 
 
 def write_checkpoint(folder: Path, module: ResponseLoss, cfg: DictConfig, world: World) -> None:

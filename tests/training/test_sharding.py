@@ -139,3 +139,21 @@ def test_meta_tile_padding_trains_in_that_layout(train_config, world):
     assert losses[0] == pytest.approx(by_hand, rel=1e-3)
     assert losses[-1] < losses[0]
     assert trainer.steps == 3
+
+
+def test_activation_offloading_needs_cuda(train_config, world):
+    with pytest.raises(ConfigError, match="activation_offloading: needs device=cuda, and the run is on cpu"):
+        TrainingRun(train_config("activation_offloading=true"), world, UpdateRule.TRACK, warm_up=False)
+
+
+@pytest.mark.gpu
+def test_offloading_on_cuda_keeps_the_losses(tune, prepared, tmp_path):
+    """Activations and shards in host memory change where things lie, not the losses."""
+    found = {}
+    for name, options in {"plain": [], "offloaded": ["activation_offloading=true", "cpu_offload=true"]}.items():
+        out = tmp_path / name
+        given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
+        more = ["device=cuda", "dtype=bf16", "max_steps=3", *options]
+        tune("ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
+        found[name] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert found["offloaded"] == pytest.approx(found["plain"], rel=1e-3)
