@@ -33,19 +33,15 @@ def draw_shape(row: dict[str, str], generator: np.random.Generator) -> Image.Ima
     image = Image.fromarray(ground)
     radius = {"large": 30, "small": 15}[row["size"]] * generator.uniform(0.9, 1.1)
     x, y = generator.uniform(radius, _SIDE - radius, 2)
-    style = {
-        "fill": _PAINT[row["colour"]],
-        "outline": (255, 255, 255) if row["border"] == "yes" else None,
-        "width": 3,
-    }
+    fill, outline = _PAINT[row["colour"]], (255, 255, 255) if row["border"] == "yes" else None
     draw = ImageDraw.Draw(image)
     if row["shape"] == "circle":
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), **style)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill, outline, width=3)
     else:
         sides = {"square": 4, "triangle": 3}[row["shape"]]
         turn = generator.uniform(0, 2 * math.pi)
         angles = [turn + 2 * math.pi * i / sides for i in range(sides)]
-        draw.polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles], **style)
+        draw.polygon([(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles], fill, outline, width=3)
     return image
 
 
