@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server as a process of its own (python fake_server.py PORT_FILE); the model decides what it does."""
+"""A small OpenAI-compatible server as a process of its own (fake_server.py PORT_FILE); the model decides what it does."""
 
 import base64
 import io
