@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import io
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pandas as pd
@@ -203,3 +205,37 @@ def test_images_that_have_gone_since(tmp_path):
     with pytest.raises(DataError, match="cannot be read any more"):
         export(tmp_path / "out", ExportOptions("imagefolder"))
     assert leftovers(tmp_path / "out") == ["in"]
+
+
+def test_vlmevalkit_itself(prepared, monkeypatch):
+    """VLMEvalKit takes the table for a custom multiple-choice set, finds every image and forms the prompts."""
+    pytest.importorskip("vlmeval", reason="VLMEvalKit is not installed")
+    monkeypatch.setenv("LMUData", str(export(prepared, ExportOptions("vlmevalkit"))))
+    loaded = importlib.import_module("vlmeval.dataset.image_mcq").CustomMCQDataset("wbcatt_val")
+    given = rows(prepared, "questions", "val")
+    assert len(loaded) == len(given)
+    for place, row in enumerate(given):
+        image, text = loaded.build_prompt(place)
+        with Image.open(image["value"]) as opened:
+            assert opened.size == (16, 12)
+        lines = [f"{letter}. {option}" for letter, option in zip("ABCDEF", row["options"], strict=False)]
+        assert "\n".join([row["question"], "Options:", *lines]) in text["value"]
+        assert loaded.data.iloc[place]["answer"] == "ABCDEF"[row["answer"]]
+
+
+def test_llama_factory_itself(prepared, tmp_path):
+    """LLaMA-Factory finds the set in `dataset_info.json`, converts it and resolves the image paths."""
+    pytest.importorskip("llamafactory", reason="LLaMA-Factory is not installed")
+    out = str(export(prepared, ExportOptions("llama_factory")))
+    arguments = importlib.import_module("llamafactory.hparams").DataArguments(dataset_dir=out, media_dir=out)
+    found = importlib.import_module("llamafactory.data.parser").get_dataset_list(["wbcatt_train"], out)[0]
+    model = SimpleNamespace(
+        cache_dir=str(tmp_path), hf_hub_token=None, ms_hub_token=None, om_hub_token=None, trust_remote_code=False
+    )
+    training = SimpleNamespace(do_train=True, local_process_index=0, should_log=False, world_size=1)
+    loader = importlib.import_module("llamafactory.data.loader")
+    converted = loader._load_single_dataset(found, model, arguments, training)
+    for row, given in zip(converted, rows(prepared, "reports", "train"), strict=True):
+        assert row["_prompt"] == [{"role": "user", "content": "<image>Describe this medical scan."}]
+        assert row["_response"] == [{"role": "assistant", "content": given["report"]}]
+        assert Path(row["_images"][0]).read_bytes() == stored(prepared, given)
