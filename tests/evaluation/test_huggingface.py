@@ -37,17 +37,26 @@ def answers(path, work, **options):
 
 
 @pytest.mark.parametrize("name", hf_models.ARCHITECTURES)
+@torch.inference_mode()
 def test_batches_answer_as_single_questions_do(folders, items, name):
     """Prompts of different lengths about different images: padding, image tokens and masks must all be right."""
-    asked = [replace(item, max_new_tokens=12) for item in (items[0], items[1], items[4], items[9])]
-    assert len({len(item.prompt) for item in asked}) > 1
-    work = [Work(item) for item in asked]
-    together = answers(folders(name), work, batch_size=4)
-    alone = answers(folders(name), work, batch_size=1)
-    assert together == alone
-    assert len(set(together.values())) > 1
-    blank = [Work(replace(item, picture=lambda: Image.new("RGB", (64, 64)))) for item in asked]
-    assert answers(folders(name), blank, batch_size=4) != together  # the image matters
+    predictor = HuggingFacePredictor(folders(name), device="cpu", batch_size=4)
+    asked = [Work(replace(item, max_new_tokens=12)) for item in (items[0], items[1], items[4], items[9])]
+    assert len({len(work.item.prompt) for work in asked}) > 1
+
+    def logits(*batch):
+        return predictor._model(**predictor._inputs(batch)).logits[:, -1]
+
+    together = logits(*asked)
+    alone = torch.cat([logits(work) for work in asked])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    noise = Image.effect_noise((64, 64), 120)
+    other = logits(*(Work(replace(work.item, picture=lambda: noise)) for work in asked))
+    assert (other - together).abs().amax(dim=1).min() > 1e-3  # the image matters
+    texts = {work.item.id: answer.generated for work, answer in predictor.answer(asked)}
+    assert texts.keys() == {work.item.id for work in asked}
+    assert all(texts.values())
+    assert not any("What is" in text for text in texts.values())  # the prompt is not part of the answer
 
 
 @pytest.mark.parametrize("name", hf_models.ARCHITECTURES)

@@ -120,8 +120,8 @@ class HuggingFacePredictor:
                 seconds = (time.perf_counter() - begin) / len(batch)
                 yield from ((one, Answer(text, None, seconds)) for one, text in zip(batch, texts, strict=True))
 
-    @torch.inference_mode()
-    def _generate(self, batch: Sequence[Work], longest: int) -> list[str]:
+    def _inputs(self, batch: Sequence[Work]) -> Any:
+        """Return the model's inputs for a batch, on its device."""
         images = [[one.item.picture().convert("RGB")] for one in batch]
         texts = [self._text(one.item) for one in batch]
         chat = getattr(self._processor, "chat_template", None) is not None
@@ -132,7 +132,11 @@ class HuggingFacePredictor:
             padding=True,
             return_tensors="pt",
         )
-        inputs = inputs.to(self._device, self._dtype)
+        return inputs.to(self._device, self._dtype)
+
+    @torch.inference_mode()
+    def _generate(self, batch: Sequence[Work], longest: int) -> list[str]:
+        inputs = self._inputs(batch)
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if self._temperature > 0:
             sampling = {
@@ -143,5 +147,7 @@ class HuggingFacePredictor:
             }
         tokenizer = self._processor.tokenizer
         made = self._model.generate(**inputs, max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id, **sampling)
-        answers: list[str] = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        # BLIP-2 with a T5 gives the answer alone; decoders give the prompt before it.
+        prompt = 0 if self._model.config.get_text_config().is_encoder_decoder else inputs["input_ids"].shape[1]
+        answers: list[str] = tokenizer.batch_decode(made[:, prompt:], skip_special_tokens=True)
         return answers
