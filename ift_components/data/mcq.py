@@ -165,7 +165,8 @@ def wrong_choices(record: Record) -> str:
     """Return what is wrong with the questions that a record brings; empty if nothing is."""
     for choice in record.choices:
         if choice.options is not None:
-            wrong = wrong_options(choice.options, choice.answer, len(LETTERS))
+            # How many options are too many, the question options decide later.
+            wrong = wrong_options(choice.options, choice.answer, len(choice.options))
             if wrong:
                 return f"question '{choice.attribute}' {wrong}"
         elif not choice.answer.strip():

@@ -239,3 +239,14 @@ def test_llama_factory_itself(prepared, tmp_path):
         assert row["_prompt"] == [{"role": "user", "content": "<image>Describe this medical scan."}]
         assert row["_response"] == [{"role": "assistant", "content": given["report"]}]
         assert Path(row["_images"][0]).read_bytes() == stored(prepared, given)
+
+
+def test_ms_swift_itself(prepared, monkeypatch):
+    """ms-swift reads a split's lines as a chat dataset."""
+    pytest.importorskip("swift", reason="ms-swift is not installed")
+    monkeypatch.chdir(export(prepared, ExportOptions("ms_swift")))
+    loaded, _ = importlib.import_module("swift.dataset").load_dataset("train.jsonl", use_hf=True)
+    for row, given in zip(loaded, rows(prepared, "reports", "train"), strict=True):
+        assert row["messages"][-1]["content"] == given["report"]
+        image = row["images"][0]
+        assert Path(image["path"] if isinstance(image, dict) else image).read_bytes() == stored(prepared, given)

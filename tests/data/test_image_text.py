@@ -146,3 +146,14 @@ def test_questions_whose_answers_offer_no_wrong_option(tmp_path):
         build(image_text(root, questions="q.csv"), tmp_path / "out")
     manifest = build(image_text(root, questions="q.csv", on_bad_row="skip"), tmp_path / "out")
     assert manifest["counts"] == {"reports": {"train": 8, "val": 1, "test": 1}, "questions": {"val": 0, "test": 0}}
+
+
+def test_n_options_makes_room_for_questions_with_more_options_than_letters(tmp_path):
+    root = text_files(tmp_path / "in")
+    options = "|".join(f"kind {n}" for n in range(30))
+    asked = [[f"a/{n}.png", "What?", "kind 7", options] for n in range(10)]
+    save_csv(root / "q.csv", ["image", "question", "answer", "options"], asked)
+    build(image_text(root, questions="q.csv"), tmp_path / "out", n_options=4)
+    (row,) = rows(tmp_path / "out", "questions", "test")
+    assert len(row["options"]) == 4
+    assert row["options"][row["answer"]] == "kind 7"
