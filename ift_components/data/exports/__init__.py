@@ -1,12 +1,12 @@
 """Prepared data in the formats that other tools read."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ift_components.data.exports.chat import export_llama_factory, export_ms_swift
+from ift_components.data.exports.common import Job
 from ift_components.data.exports.hub import export_imagefolder, export_parquet
 from ift_components.data.exports.lmms_eval import export_lmms_eval
 from ift_components.data.exports.vlmevalkit import export_vlmevalkit
@@ -14,18 +14,13 @@ from ift_components.data.prepared import read_manifest
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import require_new_folder
 
-Exporter = Callable[[Path, Mapping[str, Any], Path, "ExportOptions"], None]
-FORMATS: dict[str, Exporter] = {
-    "parquet": lambda folder, manifest, out, _: export_parquet(folder, manifest, out),
-    "imagefolder": lambda folder, _, out, __: export_imagefolder(folder, out),
-    "vlmevalkit": lambda folder, manifest, out, _: export_vlmevalkit(folder, manifest, out),
-    "lmms_eval": lambda folder, manifest, out, options: export_lmms_eval(
-        folder, manifest, out, Path(options.output_dir or "")
-    ),
-    "llama_factory": lambda folder, manifest, out, options: export_llama_factory(
-        folder, manifest, out, options.instruction
-    ),
-    "ms_swift": lambda folder, _, out, options: export_ms_swift(folder, out, options.instruction),
+FORMATS: dict[str, Callable[[Job], None]] = {
+    "parquet": export_parquet,
+    "imagefolder": export_imagefolder,
+    "vlmevalkit": export_vlmevalkit,
+    "lmms_eval": export_lmms_eval,
+    "llama_factory": export_llama_factory,
+    "ms_swift": export_ms_swift,
 }
 
 
@@ -78,8 +73,7 @@ def export(folder: str | Path, options: ExportOptions) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        chosen = ExportOptions(options.format, str(out), options.instruction)
-        FORMATS[options.format](folder, manifest, temporary, chosen)
+        FORMATS[options.format](Job(folder, manifest, temporary, out, options.instruction))
         temporary.rename(out)
     except OSError as error:
         raise DataError(f"export.output_dir: {out} cannot be written: {error.strerror}") from error

@@ -1,32 +1,21 @@
 """Chat formats for training elsewhere: LLaMA-Factory and ms-swift."""
 
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from ift_components.data.exports.common import ImageFiles, stored_rows
-from ift_components.data.prepared import SPLITS
+from ift_components.data.exports.common import ImageFiles, Job, stored_rows
 
 
-def export_llama_factory(folder: Path, manifest: Mapping[str, Any], out: Path, instruction: str) -> None:
-    """Write `NAME_SPLIT.json` for each split, `images/` and `dataset_info.json`: use OUT as `dataset_dir`.
-
-    Args:
-        folder: the prepared folder.
-        manifest: its manifest.
-        out: the folder to write.
-        instruction: the user's turn before a report.
-    """
+def export_llama_factory(job: Job) -> None:
+    """Write `NAME_SPLIT.json` for each split, `images/` and `dataset_info.json`: use OUT as `dataset_dir`."""
     info: dict[str, Any] = {}
-    files = ImageFiles(out / "images")
-    for split in SPLITS:
-        if not manifest["counts"]["reports"][split]:
-            continue
-        name = f"{manifest['builder']['name']}_{split}"
-        with (out / f"{name}.json").open("w", encoding="utf-8") as file:
+    files = ImageFiles(job.out / "images")
+    for split in job.filled("reports"):
+        name = f"{job.name}_{split}"
+        with (job.out / f"{name}.json").open("w", encoding="utf-8") as file:
             file.write("[\n")
-            for place, sample in enumerate(_samples(folder, split, files, instruction)):
+            for place, sample in enumerate(_samples(job, split, files)):
                 file.write((",\n" if place else "") + json.dumps(sample, ensure_ascii=False))
             file.write("\n]\n")
         info[name] = {
@@ -35,32 +24,22 @@ def export_llama_factory(folder: Path, manifest: Mapping[str, Any], out: Path, i
             "columns": {"messages": "messages", "images": "images"},
             "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
         }
-    (out / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    (job.out / "dataset_info.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
-def export_ms_swift(folder: Path, out: Path, instruction: str) -> None:
-    """Write `SPLIT.jsonl` for each split and `images/`; paths are relative to the folder.
-
-    Args:
-        folder: the prepared folder.
-        out: the folder to write.
-        instruction: the user's turn before a report.
-    """
-    files = ImageFiles(out / "images")
-    for split in SPLITS:
-        samples = _samples(folder, split, files, instruction)
-        first = next(samples, None)
-        if first is None:
-            continue
-        with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-            for sample in (first, *samples):
+def export_ms_swift(job: Job) -> None:
+    """Write `SPLIT.jsonl` for each split and `images/`; the images' paths are relative to the folder."""
+    files = ImageFiles(job.out / "images")
+    for split in job.filled("reports"):
+        with (job.out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            for sample in _samples(job, split, files):
                 file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
-def _samples(folder: Path, split: str, files: ImageFiles, instruction: str) -> Iterator[dict[str, Any]]:
-    for row in stored_rows(folder, "reports", split):
+def _samples(job: Job, split: str, files: ImageFiles) -> Iterator[dict[str, Any]]:
+    for row in stored_rows(job.folder, "reports", split):
         messages = [
-            {"role": "user", "content": f"<image>{instruction}"},
+            {"role": "user", "content": f"<image>{job.instruction}"},
             {"role": "assistant", "content": row["report"]},
         ]
         yield {"messages": messages, "images": [f"images/{files.name(row['id'], row['image'])}"]}

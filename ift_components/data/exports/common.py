@@ -1,11 +1,52 @@
 """What the exports share: rows with the bytes of their images, and image files."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ift_components.data.parts import part_rows
 from ift_components.errors import DataError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export.
+
+    Attributes:
+        folder: the prepared folder.
+        manifest: its manifest.
+        out: the folder to write now.
+        final: the folder that `out` will become.
+        instruction: the user's turn before a report in the chat formats.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    out: Path
+    final: Path
+    instruction: str
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        return self.manifest["builder"]["name"]
+
+    def filled(self, kind: str) -> list[str]:
+        """Return the splits that have `reports` or `questions`."""
+        return [split for split, count in self.manifest["counts"][kind].items() if count]
+
+    def question_splits(self) -> list[str]:
+        """Return the splits that have questions.
+
+        Raises:
+            DataError: if there are none.
+        """
+        splits = self.filled("questions")
+        if not splits:
+            raise DataError("the prepared folder has no questions to export")
+        return splits
+
 
 # The name that Hugging Face's own datasets use for each split.
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}

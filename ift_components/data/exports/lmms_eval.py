@@ -1,17 +1,15 @@
 """lmms-eval: a dataset folder, a task file for each split and the task's functions."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import yaml
 
-from ift_components.data.exports.common import image_bytes, stored_rows
+from ift_components.data.exports.common import Job, image_bytes, stored_rows
 from ift_components.data.mcq import LETTERS
-from ift_components.data.prepared import QUESTION_SPLITS
-from ift_components.errors import DataError
 
 _FEATURES = datasets.Features(
     {
@@ -40,37 +38,27 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
 
 
-def export_lmms_eval(folder: Path, manifest: Mapping[str, Any], out: Path, final: Path) -> None:
+def export_lmms_eval(job: Job) -> None:
     """Write `data/` (for `load_from_disk`), `NAME_SPLIT.yaml` and `utils.py`.
 
-    Run with `lmms-eval --include_path OUT --tasks NAME_test`.
-
-    Args:
-        folder: the prepared folder.
-        manifest: its manifest.
-        out: where to write now.
-        final: where the folder will lie; the tasks name it.
+    Run with `lmms-eval --include_path OUT --tasks NAME_test`; the tasks name the data by the folder's absolute path.
 
     Raises:
         DataError: if there are no questions.
     """
-    filled = [split for split in QUESTION_SPLITS if manifest["counts"]["questions"][split]]
-    if not filled:
-        raise DataError("the prepared folder has no questions to export")
-    cache = out / "cache"
+    cache = job.out / "cache"
     loaded = {
         split: datasets.Dataset.from_generator(
-            _rows, _FEATURES, str(cache), gen_kwargs={"folder": folder, "split": split}
+            _rows, _FEATURES, str(cache), gen_kwargs={"folder": job.folder, "split": split}
         )
-        for split in filled
+        for split in job.question_splits()
     }
-    datasets.DatasetDict(loaded).save_to_disk(str(out / "data"))
-    del loaded
+    datasets.DatasetDict(loaded).save_to_disk(str(job.out / "data"))
     shutil.rmtree(cache)
-    shutil.copyfile(Path(__file__).with_name("lmms_eval_utils.py"), out / "utils.py")
-    for split in filled:
-        name = f"{manifest['builder']['name']}_{split}"
-        (out / f"{name}.yaml").write_text(_task(name, split, final / "data"), encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name("lmms_eval_utils.py"), job.out / "utils.py")
+    for split in loaded:
+        name = f"{job.name}_{split}"
+        (job.out / f"{name}.yaml").write_text(_task(name, split, job.final / "data"), encoding="utf-8")
 
 
 def _rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:

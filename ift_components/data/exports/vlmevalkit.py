@@ -2,13 +2,10 @@
 
 import base64
 import csv
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ift_components.data.exports.common import image_bytes, stored_rows
+from ift_components.data.exports.common import Job, image_bytes, stored_rows
 from ift_components.data.mcq import LETTERS
-from ift_components.data.prepared import QUESTION_SPLITS
 from ift_components.errors import DataError
 
 # Words that the kit's table reader (pandas) takes for a missing cell.
@@ -19,7 +16,7 @@ MISSING = {
 SPECIAL = ("MMT", "MMMU", "MMSci", "MMVP")  # the kit treats sets with these in their names in other ways
 
 
-def export_vlmevalkit(folder: Path, manifest: Mapping[str, Any], out: Path) -> None:
+def export_vlmevalkit(job: Job) -> None:
     """Write `NAME_SPLIT.tsv` with `index, image, question, A, B, ..., answer, category, split`.
 
     A repeated image is written once; later rows hold the index of the first.
@@ -27,16 +24,12 @@ def export_vlmevalkit(folder: Path, manifest: Mapping[str, Any], out: Path) -> N
     Raises:
         DataError: if an option would not come back as the text that it is, or there are no questions.
     """
-    name = manifest["builder"]["name"]
-    if any(word in name for word in SPECIAL):
+    if any(word in job.name for word in SPECIAL):
         raise DataError(
-            f"VLMEvalKit treats sets with {', '.join(SPECIAL)} in their name in other ways: rename '{name}'"
+            f"VLMEvalKit treats sets with {', '.join(SPECIAL)} in the name in other ways: rename '{job.name}'"
         )
-    if not any(manifest["counts"]["questions"].values()):
-        raise DataError("the prepared folder has no questions to export")
-    for split in QUESTION_SPLITS:
-        if manifest["counts"]["questions"][split]:
-            _write(folder, split, out / f"{name}_{split}.tsv")
+    for split in job.question_splits():
+        _write(job.folder, split, job.out / f"{job.name}_{split}.tsv")
 
 
 def _write(folder: Path, split: str, path: Path) -> None:
