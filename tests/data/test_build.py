@@ -222,3 +222,15 @@ def test_reading_errors_name_the_fix(source, tmp_path):
     (out / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="has format 99, expected 1"):
         read_manifest(out)
+
+
+def test_images_by_path_are_held_only_where_they_had_to_be_converted(source, tmp_path):
+    odd = min((source / "PBC_dataset_normal_DIB" / "neutrophil").iterdir())
+    picture(3).convert("CMYK").save(odd)
+    build(wbcatt(source, images="path"), tmp_path / "out")
+    images = {row["id"].rsplit("/", 1)[-1]: row["image"] for row in rows(tmp_path / "out", "reports", "train")}
+    assert images[odd.name]["bytes"].startswith(b"\x89PNG")
+    assert images[odd.name]["path"] == odd.name
+    assert sum(image["bytes"] is None for image in images.values()) == 11
+    converted = {fact["converted"] for fact in rows(tmp_path / "out", ".", "files")}
+    assert converted == {None, "CMYK to RGB"}
