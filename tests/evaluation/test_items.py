@@ -1,0 +1,121 @@
+"""Questions that cannot be asked are refused with all of them named, before anything runs."""
+
+import json
+
+import datasets
+import pytest
+
+from ift_components.data.prepared import QUESTION_FEATURES
+from ift_components.errors import DataError
+from ift_components.evaluation.items import choice_items, free_items, report_items
+
+
+@pytest.fixture
+def broken(prepared, tmp_path):
+    """A function that copies a prepared folder with its test questions changed row by row."""
+
+    def make(change):
+        (tmp_path / "questions").mkdir()
+        (tmp_path / "manifest.json").write_text((prepared / "manifest.json").read_text())
+        data = datasets.Dataset.from_parquet(str(prepared / "questions" / "test.parquet"))
+        rows = [
+            change(number, row) for number, row in enumerate(data.cast_column("image", datasets.Image(decode=False)))
+        ]
+        datasets.Dataset.from_list(rows, features=QUESTION_FEATURES).to_parquet(tmp_path / "questions" / "test.parquet")
+        return tmp_path
+
+    return make
+
+
+def load(folder, **options):
+    return choice_items(folder, "test", "shapes", **options)
+
+
+def test_questions(prepared):
+    items = load(prepared, limit=5)
+    assert [item.key for item in items] == [("choice", "shapes", item.id) for item in items]
+    assert len(items) == 5
+    assert items[0].prompt.startswith("What is the shape?\nA. ")
+    assert items[0].picture().size[0] > 0
+    assert items[0].image_id == items[3].image_id != items[4].image_id
+    reports = report_items(prepared, "test", "shapes", "Describe.", max_new_tokens=9, limit=2)
+    assert [(r.task, r.prompt, r.max_new_tokens) for r in reports] == [("report", "Describe.", 9)] * 2
+    assert "," in reports[0].reference
+
+
+def test_questions_without_images(broken):
+    folder = broken(lambda n, row: {**row, "image": None if n in (3, 7) else row["image"]})
+    with pytest.raises(DataError, match=r"2 questions have no image: '.*'; '.*'$"):
+        load(folder, limit=1)  # also beyond the limit
+
+
+def test_images_that_are_gone(broken, prepared, tmp_path):
+    gone = tmp_path / "gone.png"
+    load(prepared)[0].picture().save(gone)
+    folder = broken(lambda n, row: {**row, "image": {"bytes": None, "path": str(gone)} if n == 2 else row["image"]})
+    assert len(load(folder)) == 32
+    gone.unlink()
+    with pytest.raises(DataError, match=r"1 questions have no image: '.*' \(.*gone.png is missing\)"):
+        load(folder)
+
+
+def test_answers_out_of_range_and_other_mistakes(broken):
+    def change(number, row):
+        wrong = {0: {"answer": 4}, 1: {"answer": -1}, 2: {"answer": None}, 5: {"id": "twice"}, 6: {"id": "twice"}}
+        return (
+            {**row, **wrong.get(number, {})} if number != 4 else {**row, "options": list("abcdefghijklmnopqrstuvwxyzä")}
+        )
+
+    with pytest.raises(DataError) as error:
+        load(broken(change))
+    message = str(error.value)
+    assert "5 questions are wrong: " in message
+    assert "has answer 4 of" in message
+    assert "has answer -1 of" in message
+    assert "has answer None of" in message
+    assert "has 27 options, more than there are letters" in message
+    assert "'twice' occurs twice" in message
+
+
+def test_ten_bad_rows_are_named_and_all_are_counted(broken):
+    with pytest.raises(DataError, match="32 questions are wrong") as error:
+        load(broken(lambda n, row: {**row, "answer": 99}))
+    assert str(error.value).count("has answer 99") == 10
+    assert str(error.value).endswith("and 22 more")
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(broken):
+    folder = broken(lambda n, row: {**row, "image": {"bytes": b"no picture", "path": None} if n == 0 else row["image"]})
+    (item, other, *_) = load(folder)
+    with pytest.raises(DataError, match=rf"'{item.id}': its image cannot be decoded"):
+        item.picture()
+    assert other.picture().size[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must hold a list of questions"),
+        ("{broken", "cannot be read as JSON"),
+        ('["a"]', "must hold a list of questions"),
+        (
+            json.dumps([{"id": 1, "image": "a.png", "question": "?", "answer": "x", "answer_type": "MAYBE"}]),
+            "type 'maybe'",
+        ),
+    ],
+)
+def test_free_questions_that_cannot_be_read(tmp_path, content, message):
+    path = tmp_path / "free.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        free_items(path, tmp_path, "free", max_new_tokens=5)
+
+
+def test_free_questions_as_lines_with_other_scripts(tmp_path, prepared):
+    load(prepared)[0].picture().save(tmp_path / "a.png")
+    row = {"id": "q", "image": "a.png", "question": "\u4ec0\u4e48 {0} \U0001f600", "answer": "\u5c0f"}
+    (tmp_path / "free.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    (item,) = free_items(tmp_path / "free.jsonl", tmp_path, "free", max_new_tokens=5)
+    assert (item.prompt, item.reference, item.kind) == (row["question"], "\u5c0f", None)
+    with pytest.raises(DataError, match="cannot be read"):
+        free_items(tmp_path / "none.jsonl", tmp_path, "free", max_new_tokens=5)
