@@ -216,8 +216,16 @@ def measure(name, stage, processes, images):
     arm, dtype, responses = ARMS[name]
     launch = [sys.executable, __file__]
     if processes > 1:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__]
-    command = [*launch, "--arm", arm, "--stage", stage, "--dtype", dtype, "--responses", str(responses), "--images", str(images)]
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={processes}",
+            __file__,
+        ]
+    given = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images}
+    command = [*launch, *(f"--{name}={value}" for name, value in given.items())]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -256,7 +264,8 @@ def main():
             for name, runs in found.items():
                 speed = statistics.median(r["responses_per_second"] for r in runs)
                 peak = statistics.median(r["peak_gib"] for r in runs)
-                print(f"| {name} | {speed:.2f} | {speed / base:.2f} | {speed / base32:.2f} | {peak:.2f} | {peak / memory:.2f} |")
+                cells = (speed, speed / base, speed / base32, peak, peak / memory)
+                print(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
                 rows[f"{stage}/{processes}/{name}"] = runs
             sys.stdout.flush()
     if args.out:
