@@ -8,11 +8,13 @@ OUT holds predictions.jsonl (one line an answer), results.json, report.html, rep
 where a stopped one was. Without checkpoint_dir the miniature is evaluated as it is before training.
 """
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from ift_components.config import entry_point
+from ift_components.errors import ConfigError
 from ift_components.evaluation.compare import compare, comparison_table
 from ift_components.evaluation.results import table
 from ift_components.evaluation.run import Evaluation
@@ -25,6 +27,8 @@ def main(cfg: DictConfig) -> None:
     """Answer questions and report the accuracy, or compare finished evaluations."""
     check_settings(cfg)
     if cfg.compare is not None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("compare: runs in one process; leave out --nproc_per_node")
         print(comparison_table(compare(cfg)))
         print(f"page: {Path(cfg.output_dir) / 'comparison.html'}")
         return
