@@ -74,8 +74,9 @@ def read_out(report: str, options: Sequence[str], attribute: Attribute | None, s
     """Read the option that a report states for an attribute.
 
     An option is stated if its phrase (`small cell size`) is the only one of the options' phrases in the report, whole words and
-    longest match. An option that reports leave out (`no`) is stated by the absence of the others. Options that are whole lists
-    (`papule, erythema`) are stated if the report holds exactly their parts, in any order.
+    longest match. An option that reports leave out (`no`) is stated by the absence of the others, unless the report is
+    empty. Options that are whole lists (`papule, erythema`) are stated if the report holds exactly their parts, in any
+    order.
 
     Args:
         report: a generated report.
@@ -86,6 +87,8 @@ def read_out(report: str, options: Sequence[str], attribute: Attribute | None, s
     Returns:
         The option's index, or None if none or several are stated.
     """
+    if not report.strip():
+        return None
     phrases = [_phrase(attribute, text) if attribute else text for text in options]
     mark = separator.strip() or separator
     if any(mark in text for text in options):
@@ -120,8 +123,11 @@ def instruction_dependence(
     attributes = {attribute.name: attribute for attribute in schema.attributes} if schema else {}
     separator = schema.separator if schema else ", "
     asked = [row for row in rows if row["image_id"] in reports]
+    known = [a.in_report(value) for a in attributes.values() for value in a.values or ()]
+    known = [phrase for phrase in known if phrase]
+    told_by = {key: text if not known or named_options(text, known) else "" for key, text in reports.items()}
     read = [
-        read_out(reports[row["image_id"]], row["options"], attributes.get(row["attribute"]), separator) for row in asked
+        read_out(told_by[row["image_id"]], row["options"], attributes.get(row["attribute"]), separator) for row in asked
     ]
     told = mean(float(choice == row["answer"]) for choice, row in zip(read, asked, strict=True))
     answered = mean(float(row["correct"]) for row in asked)

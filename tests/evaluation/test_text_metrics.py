@@ -86,6 +86,7 @@ SCHEMA = Schema(
         ("small cell size", 1, ["yes", "no"], 1),
         ("small cell size, big cell size", 0, ["big", "small"], None),
         ("nothing", 0, ["big", "small"], None),
+        (" ", 1, ["yes", "no"], None),
     ],
 )
 def test_read_out(report, attribute, options, expected):
@@ -106,13 +107,14 @@ def test_instruction_dependence_by_hand():
         {"image_id": "b", "attribute": "size", "options": ["big", "small"], "answer": 0, "correct": False},
         {"image_id": "c", "attribute": "size", "options": ["big", "small"], "answer": 0, "correct": True},
     ]
-    reports = {"a": "small cell size, blue colour", "b": "?"}
+    rows.append({"image_id": "b", "attribute": "granularity", "options": ["yes", "no"], "answer": 1, "correct": True})
+    reports = {"a": "small cell size, blue colour", "b": ", , nothing of the kind"}  # and so no "no" either
     assert instruction_dependence(rows, reports, SCHEMA) == {
-        "questions": 3,
-        "read_out_accuracy": pytest.approx(2 / 3),
-        "read_out_unparsed": 1,
-        "question_accuracy": pytest.approx(1 / 3),
-        "gap": pytest.approx(1 / 3),
+        "questions": 4,
+        "read_out_accuracy": pytest.approx(2 / 4),
+        "read_out_unparsed": 2,
+        "question_accuracy": pytest.approx(2 / 4),
+        "gap": pytest.approx(0),
     }
 
 
