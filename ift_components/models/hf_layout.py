@@ -41,6 +41,7 @@ def hf_config(model: DeepFusionModel) -> dict[str, Any]:
     rope = first.attn.pos_embeddings
     patch_size = clip.conv.kernel_size[0]
     hidden = clip.conv.out_channels
+    special = decoder.output.out_features - 256  # Llama 3 keeps its 256 special tokens at the vocabulary's end
     text_config = {
         "model_type": "mllama_text_model",
         "vocab_size": decoder.output.out_features,
@@ -54,6 +55,9 @@ def hf_config(model: DeepFusionModel) -> dict[str, Any]:
         "max_position_embeddings": decoder.max_seq_len,
         "hidden_act": "silu",
         "tie_word_embeddings": False,
+        "bos_token_id": special,
+        "eos_token_id": [special + 1, special + 8, special + 9],  # end of text, of message, of turn
+        "pad_token_id": special + 4,
         "rope_theta": float(rope.base),
         "rope_scaling": {
             "rope_type": "llama3",

@@ -9,9 +9,7 @@ Which to use: evaluate a checkpoint in the layout that it was trained in. Train 
 transformers or another implementation of Meta's layout; `none` costs about a quarter of the encoder's time.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,24 +148,3 @@ def set_tile_padding(model: DeepFusionModel, layout: str) -> DeepFusionModel:
     for layer in [*clip.layers, *projection.layers]:
         layer.attn._attention_call = attend  # noqa: SLF001 (the one place where torchtune lets attention be replaced)
     return model
-
-
-def tile_padded(model: DeepFusionModel | Callable[..., Any], layout: str = "meta") -> DeepFusionModel:
-    """Component that builds a model with a layout, for the `model` node of a training config.
-
-        model:
-          _component_: ift_components.models.tile_padding.tile_padded
-          layout: meta
-          model:
-            _component_: torchtune.models.llama3_2_vision.llama3_2_vision_11b
-
-    Args:
-        model: the nested model node.
-        layout: `none` or `meta`.
-
-    Raises:
-        ConfigError: if the nested node builds no fusion model, or for what `set_tile_padding` raises.
-    """
-    if not isinstance(model, DeepFusionModel):
-        raise ConfigError(f"model.model: expected a DeepFusionModel, got a {type(model).__name__}")
-    return set_tile_padding(model, layout)

@@ -9,15 +9,13 @@ transformers = pytest.importorskip("transformers", reason="the extra `hf` is not
 
 import mllama  # noqa: E402 (beside this file)
 
-from ift_components.config import instantiate, load_config  # noqa: E402
 from ift_components.data.images import ImageTransform  # noqa: E402
 from ift_components.data.prompts import prompt_tokens  # noqa: E402
 from ift_components.errors import ConfigError  # noqa: E402
 from ift_components.evaluation.engine import Engine  # noqa: E402
 from ift_components.models import tiny_llama3_2_vision  # noqa: E402
 from ift_components.models.hf_layout import hf_config, save_checkpoint  # noqa: E402
-from ift_components.models.tile_padding import set_tile_padding, tile_padded  # noqa: E402
-from ift_components.training.settings import TrainSettings  # noqa: E402
+from ift_components.models.tile_padding import set_tile_padding  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -120,21 +118,10 @@ def test_training_in_metas_layout(meta, model, transform, picture, prompt):
     assert list(trainable.state_dict()) == list(model.state_dict())
 
 
-def test_layout_in_a_training_config():
-    nested = ["model._component_=ift_components.models.tile_padding.tile_padded"]
-    nested += ["model.model._component_=ift_components.models.tiny_llama3_2_vision", "data=none", "output_dir=none"]
-    cfg = load_config("tiny_warmup.yaml", nested, TrainSettings)
-    built = instantiate(cfg.model)
-    pictures = torch.randn(2, 1, 1, 3, 84, 84)
-    assert built.encoder(pictures, None).shape == (2, 37, 128)
-
-
 def test_wrong_layouts_are_refused(meta):
     with pytest.raises(ConfigError, match="tile_padding: 'Meta' is not one of none, meta"):
         set_tile_padding(tiny_llama3_2_vision(), "Meta")
     with pytest.raises(ConfigError, match="needs torchtune's own encoder, fresh; got MetaPaddedClip"):
         set_tile_padding(meta, "meta")
-    with pytest.raises(ConfigError, match="expected a DeepFusionModel, got a str"):
-        tile_padded("model")
     with pytest.raises(ValueError, match="one image of one tile a sample, got 1 of 4"):
         meta.encoder(torch.zeros(1, 1, 4, 3, 84, 84), None)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torchtune.training import FullModelHFCheckpointer
 
 from ift_components.errors import ConfigError
-from ift_components.models import tiny_llama3_2_vision
+from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.hf_layout import checkpoint_files, hf_config, load_weights, save_checkpoint
 
 # Positions of tile grids that four tiles cannot form; the layout drops them and torchtune fills them with zeros.
@@ -56,6 +56,25 @@ def test_names_are_the_old_hugging_face_ones(folder):
     assert "language_model.model.layers.1.cross_attn.q_proj.weight" in weights
     assert "vision_model.patch_embedding.weight" in weights
     assert json.loads((folder / "config.json").read_text())["text_config"]["cross_attention_layers"] == [1, 4]
+
+
+def test_special_tokens_are_the_tokenizers():
+    text = hf_config(tiny_llama3_2_vision())["text_config"]
+    tokenizer = tiny_vision_transform().tokenizer
+    assert text["bos_token_id"] == tokenizer.bos_id
+    assert text["eos_token_id"] == [tokenizer.eos_id, tokenizer.eom_id, tokenizer.eot_id]
+    assert text["pad_token_id"] == tokenizer.pad_id
+
+
+def test_transformers_loads_it(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model = tiny_llama3_2_vision()
+    save_checkpoint(tmp_path / "c", model.state_dict(), hf_config(model), dtype=torch.float32)
+    loaded, report = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "c", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    projector = loaded.model.multi_modal_projector.weight
+    assert torch.equal(projector, model.encoder.projection.output.weight)
 
 
 def test_saved_dtype(model, tmp_path):
