@@ -110,10 +110,11 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
         raise ConfigError(f"{path} must hold a mapping of keys to values")
     for override in overrides:
         cfg = _apply_override(cfg, override)
-    missing = missing_keys(cfg) + [f.name for f in fields(settings) if f.default == MISSING and f.name not in cfg]
+    given = set(cfg.keys())  # `in` would be False for a key whose value is ???
+    missing = missing_keys(cfg) + [f.name for f in fields(settings) if f.default == MISSING and f.name not in given]
     if missing:
-        given = f"(on the command line: {missing[0]}=...)"
-        raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} {given}")
+        example = f"(on the command line: {missing[0]}=...)"
+        raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} {example}")
     try:
         merged = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(settings), cfg))
         OmegaConf.resolve(merged)

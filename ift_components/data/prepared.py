@@ -5,6 +5,8 @@ Parquet files carry their Hugging Face features, so `datasets.load_dataset("parq
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep `datasets` from showing a bar of its own while it makes its cache."""
+    quiet = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+
+
 def _load(folder: str | Path, kind: str, split: str, splits: tuple[str, ...]) -> datasets.Dataset:
     counts = read_manifest(folder)["counts"][kind]
     if split not in splits:
@@ -72,7 +86,8 @@ def _load(folder: str | Path, kind: str, split: str, splits: tuple[str, ...]) ->
     if not counts.get(split):
         filled = ", ".join(f"{name} ({count})" for name, count in counts.items() if count) or "none"
         raise DataError(f"{folder}: no {kind} in split '{split}'; splits with {kind}: {filled}")
-    return datasets.Dataset.from_parquet(str(path))
+    with _no_progress_bar():
+        return datasets.Dataset.from_parquet(str(path))
 
 
 def load_reports(folder: str | Path, split: str) -> datasets.Dataset:
