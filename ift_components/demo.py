@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from ift_components.errors import UserError
 from ift_components.example import write_example
 from ift_components.files import require_new_folder
 
@@ -68,7 +69,12 @@ def main() -> None:
     parser.add_argument("wbcatt", type=Path, nargs="?")
     args = parser.parse_args()
     begin = time.perf_counter()
-    results = run_demo(args.folder, args.wbcatt)
+    try:
+        results = run_demo(args.folder, args.wbcatt)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)  # the stage has said what is wrong
     seconds, after = time.perf_counter() - begin, results["after"]
     print(f"\nfour stages in {seconds:.0f} s; {after['questions']} questions, chance {after['chance']:.3f}")
     print(f"{'':18}{'before':>8}{'after':>8}")
