@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -26,6 +27,17 @@ def run_tune(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Compl
     if check and result.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
     return result
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what `datasets` caches, here and in processes started from here, out of the user's own cache."""
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+    del os.environ["HF_DATASETS_CACHE"]
 
 
 @pytest.fixture(scope="session")

@@ -4,33 +4,23 @@ import pytest
 import torch
 
 from ift_components.config import load_config
+from ift_components.data.dataset import collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import prompt_tokens, response_tokens
 from ift_components.evaluation.items import choice_items
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
-from ift_components.models.forward import Batch, ResponseLoss
+from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
 
 STEPS = 50
 
 
 def batch_of(pairs, pictures, transform):
-    """Right-pad (prompt, response) token pairs to a batch of the training forward."""
-    rows = [torch.tensor(prompt + response) for prompt, response in pairs]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=transform.pad_id)
-    width = tokens.shape[1]
-    index = torch.cat([torch.arange(len(p) - 1, len(p) + len(r) - 1) + i * width for i, (p, r) in enumerate(pairs)])
-    return Batch(
-        tokens=tokens,
-        images=torch.stack(pictures).unsqueeze(1),
-        aspect_ratio=torch.ones(len(pairs), 1, 2, dtype=torch.int),
-        sees_image=(tokens == transform.tokenizer.image_id).cumsum(dim=1) > 0,
-        slot_index=torch.empty(0, dtype=torch.long),
-        response_index=index,
-        labels=tokens.flatten()[index + 1],
-        ids=[""] * len(pairs),
-    )
+    """Make a batch of (prompt, response) token pairs and their pictures."""
+    rows = zip(pairs, pictures, strict=True)
+    samples = [{"id": "", "prompt": p, "responses": [r], "image": image} for (p, r), image in rows]
+    return collate(samples, transform)
 
 
 @pytest.fixture(scope="session")
