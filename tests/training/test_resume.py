@@ -54,12 +54,13 @@ def losses(folder):
 
 
 def run(cfg, world, *, stop_after=None):
-    """Train; `stop_after` steps the run dies without any goodbye, its last checkpoint perhaps half written."""
+    """Train; after `stop_after` steps the run dies without any goodbye, its checkpoints so far written."""
     made = TrainingRun(cfg, world, UpdateRule(cfg.proxy.rule), warm_up=False)
     step = made.trainer.step
 
     def deadly(batches):
         if made.trainer.steps == stop_after:
+            made.checkpointer.wait()  # its thread would outlive this death, as it would not a real one
             raise KilledError
         return step(batches)
 
@@ -123,11 +124,12 @@ def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
     with pytest.raises(KilledError):
         run(cfg, world, stop_after=5)
     folder = tmp_path / "truncated" / "resume"
-    shard = next((folder / "step_00000004").glob("*.distcp"))
+    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000005"  # the epoch's end
+    shard = next((folder / "step_00000005").glob("*.distcp"))
     os.truncate(shard, 100)
-    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000002"
+    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000004"
     shard.unlink()
-    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000002"
+    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000004"
 
 
 def test_changed_config_is_named(config, world, tmp_path):
