@@ -221,15 +221,16 @@ def test_sigterm_saves_and_ends_with_its_own_status(prepared, tmp_path, proxy_fi
 
 def test_two_processes_resume_as_one(prepared, tmp_path, proxy_file):
     """Stop a run of one process, go on with two: the same order, the same losses to 1e-5."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finish(start(prepared, whole, "batch_size=4"))
-    process = start(prepared, parts, "batch_size=4")
-    while not (parts / "resume" / "step_00000004").exists():
+    whole, parts, longer = tmp_path / "whole", tmp_path / "parts", ["epochs=6", "max_steps=26"]
+    finish(start(prepared, whole, "batch_size=4", *longer))
+    process = start(prepared, parts, "batch_size=4", *longer)
+    while not any((parts / "resume").glob("step_*")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finish(start(prepared, parts, "batch_size=2", processes=2))
+    assert not (parts / "run.json").exists()
+    finish(start(prepared, parts, "batch_size=2", *longer, processes=2))
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
 
 
