@@ -30,7 +30,7 @@ class Recorder:
     """Records a run on the main process; a context manager that draws the loss curve also when the run fails.
 
     Args:
-        cfg: the run's config; its `output_dir` must be new.
+        cfg: the run's config; its `output_dir` must be new, unless it resumes.
         world: the processes.
         stage: `warm-up` or `fine-tuning`.
 
@@ -91,7 +91,7 @@ class Recorder:
         self._bar.update()
 
     def finish(self, **facts: Any) -> None:
-        """Write run.json: the stage, the package version, the time it took and the given facts."""
+        """Write run.json: the stage, the version, steps, samples, the time since this start, and the given facts."""
         if self._world.is_main:
             seconds = round(time.perf_counter() - self._start, 2)
             last = self._rows[-1]["loss"] if self._rows else None
@@ -99,7 +99,12 @@ class Recorder:
             write_json(
                 self.folder / "run.json",
                 run
-                | {"steps": len(self._rows), "samples": self._samples, "seconds": seconds, "last_loss": last}
+                | {
+                    "steps": len(self._rows),
+                    "samples": sum(row["samples"] for row in self._rows),
+                    "seconds": seconds,
+                    "last_loss": last,
+                }
                 | facts,
             )
 
