@@ -27,9 +27,9 @@ types: setup
 
 check: lint types test
 
-# The four stages on the miniature: drawn shapes, or real WBCAtt images with `make demo DATA=path/to/wbcatt`.
+# The method on the miniature: drawn smears, or real WBCAtt images with `make demo DATA=path/to/wbcatt`.
 demo: setup
-	$(BIN)/python -m ift_components.demo $(RUNS) $(DATA)
+	$(BIN)/python -m ift_components.miniature.demo $(RUNS) $(DATA)
 
 clean:
 	rm -rf .venv runs

@@ -28,6 +28,17 @@ _HERE = Path(__file__).resolve().parent
 CONFIG_DIR = next((d for d in (_HERE / "configs", _HERE.parent / "configs") if d.is_dir()), _HERE / "configs")
 
 
+def _drawn(style: str) -> str:
+    from ift_components.smears.dataset import prepared_smears  # noqa: PLC0415 (only the miniature's configs need it)
+
+    return str(prepared_smears(style))
+
+
+# What the miniature's configs refer to: files that the package ships, and drawn data, prepared in the cache on first use.
+OmegaConf.register_resolver("shipped", lambda name: str(_HERE / "models" / name), replace=True)
+OmegaConf.register_resolver("drawn", _drawn, replace=True)
+
+
 def config_names() -> list[str]:
     """Return the file names of the packaged configs, sorted."""
     return sorted(path.name for path in CONFIG_DIR.glob("*.yaml"))
@@ -66,11 +77,15 @@ def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
     key, equals, value = override.partition("=")
     if not equals or not key or key.startswith("-"):
         raise ConfigError(f"override '{override}' is not of the form key=value (or ~key to remove a key)")
-    node = OmegaConf.select(cfg, key)
-    if isinstance(node, DictConfig) and "_component_" in node:
-        key += "._component_"  # `model=my.builder` means `model._component_=my.builder`, as in torchtune
     if value == "None":  # torchtune's way to write null
         value = "null"
+    parent, _, last = key.rpartition(".")
+    above = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(above, DictConfig) and OmegaConf.is_interpolation(above, last):
+        above[last] = None  # merging would compute what is replaced: `data` may stand for data that is yet to be drawn
+    node = above.get(last) if isinstance(above, DictConfig) else None
+    if isinstance(node, DictConfig) and "_component_" in node and value != "null":
+        key += "._component_"  # `model=my.builder` means `model._component_=my.builder`, as in torchtune
     return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
 
 

@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be made again: `$IFT_CACHE`, or a folder of our own in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("IFT_CACHE") or Path(base) / "instruction-free-tuning")
+
+
+@contextmanager
+def exclusively(path: Path) -> Iterator[None]:
+    """Hold a lock file beside `path`; other processes wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.guard").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ class DataSettings:
         builder: the dataset builder and its arguments; `builder.root` is the dataset's folder.
         output_dir: the prepared folder to write.
         questions: how questions are made.
+        center_crop: keep a square of this many pixels in the middle of every image; null keeps all.
         max_side: reduce larger images to this many pixels on the longer side; null keeps them.
         near_duplicates: also look for images that look alike across splits.
         workers: threads that open images; null takes one a processor.
@@ -31,6 +32,7 @@ class DataSettings:
     builder: dict[str, Any] = MISSING
     output_dir: str = MISSING
     questions: QuestionOptions = field(default_factory=QuestionOptions)
+    center_crop: int | None = None
     max_side: int | None = None
     near_duplicates: bool = False
     workers: int | None = None
@@ -42,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     """Prepare a dataset: reports, questions and a manifest in one folder."""
     source = instantiate(cfg.builder)
     questions = QuestionOptions(**cfg.questions)
-    options = BuildOptions(cfg.max_side, cfg.near_duplicates, cfg.workers)
+    options = BuildOptions(cfg.center_crop, cfg.max_side, cfg.near_duplicates, cfg.workers)
     exporting = ExportOptions(**cfg.export)
     exporting.check()
     manifest = prepare(source, cfg.output_dir, questions, options)

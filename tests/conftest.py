@@ -31,13 +31,14 @@ def run_tune(*arguments: str, cwd: Path, check: bool = True) -> subprocess.Compl
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what `datasets` caches, here and in processes started from here, out of the user's own cache."""
+    """Keep what `datasets` and the drawn data cache, here and in processes started from here, out of the user's own cache."""
     before = datasets.config.HF_DATASETS_CACHE
+    os.environ["IFT_CACHE"] = str(tmp_path_factory.mktemp("drawn"))
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
     yield
     datasets.config.HF_DATASETS_CACHE = before
-    del os.environ["HF_DATASETS_CACHE"]
+    del os.environ["HF_DATASETS_CACHE"], os.environ["IFT_CACHE"]
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,7 @@ def train_config(prepared: Path, tmp_path: Path):
 
     def make(*overrides: str, config: str = "tiny_ift.yaml"):
         common = [f"data={prepared}", f"output_dir={tmp_path / 'out'}", "num_workers=0", "batch_size=4"]
+        common.append("checkpoint_dir=null")  # random weights: tests change the model's shape
         if config == "tiny_ift.yaml":
             common.append("proxy.path=null")
         return load_config(config, [*common, *overrides], TrainSettings)

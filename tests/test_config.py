@@ -1,6 +1,7 @@
 """Finding configs, overrides, and every way to get them wrong."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from omegaconf import MISSING, OmegaConf
 
 from ift_components.config import config_names, find_config, instantiate, load_config
 from ift_components.errors import ConfigError
+from ift_components.training.settings import TrainSettings
 
 
 @dataclass
@@ -107,3 +109,21 @@ def test_bad_components_are_named(node, message):
     with pytest.raises(ConfigError, match=message) as error:
         instantiate(cfg.model)
     assert str(error.value).startswith("model")
+
+
+def test_null_takes_a_component_away():
+    cfg = load_config("tiny_ift.yaml", ["data=x", "dataset.shuffling=null", "lr_scheduler=None"], TrainSettings)
+    assert cfg.dataset.shuffling is None
+    assert cfg.lr_scheduler is None
+
+
+def test_data_is_not_drawn_when_it_is_given(monkeypatch):
+    monkeypatch.setattr("ift_components.smears.dataset.prepared_smears", None)
+    assert load_config("tiny_ift.yaml", ["data=x", "dataset.shuffling=null"], TrainSettings).dataset.source == "x"
+
+
+def test_shipped_files_and_drawn_data_are_found(monkeypatch):
+    monkeypatch.setattr("ift_components.smears.dataset.prepared_smears", lambda style: f"/cache/{style}")
+    cfg = load_config("tiny_ift.yaml", [], TrainSettings)
+    assert cfg.data == cfg.dataset.source == "/cache/smear"
+    assert (Path(cfg.checkpoint_dir) / "config.json").is_file()

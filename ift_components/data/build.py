@@ -53,11 +53,13 @@ class BuildOptions:
     """What is done to every image, and by how many threads.
 
     Attributes:
+        center_crop: keep a square of this many pixels in the middle of every image, before anything else; None keeps all.
         max_side: reduce larger images to this many pixels on the longer side; None keeps them.
         near_duplicates: also look for images that look alike (difference hash), not only for identical files.
         workers: threads that open images; by default as many as there are processors.
     """
 
+    center_crop: int | None = None
     max_side: int | None = None
     near_duplicates: bool = False
     workers: int | None = None
@@ -134,7 +136,7 @@ def _identity(source: Source, questions: QuestionOptions, options: BuildOptions)
         "builder": {"name": source.name, "arguments": dict(source.arguments)},
         "questions": asdict(questions),
         "seed": questions.seed,
-        "options": {"max_side": options.max_side, "near_duplicates": options.near_duplicates},
+        "options": {key: value for key, value in asdict(options).items() if key != "workers"},
         "tables": _hashes(source),
         "schema": source.schema.to_dict(),
     }
@@ -201,7 +203,9 @@ def _write_parts(
 ) -> tuple[dict[str, list[Path]], Problems]:
     """Write the parts that are not there yet; returns those of each split, in order, and the bad table rows left out."""
     maker, problems = QuestionMaker(source.schema, questions, survey.pools), Problems()
-    preparation = Preparation(source.square, options.max_side, options.near_duplicates, source.skip_masks)
+    preparation = Preparation(
+        source.square, options.center_crop, options.max_side, options.near_duplicates, source.skip_masks
+    )
     open_one = functools.partial(open_image, preparation=preparation)
     waiting: dict[str, list[Job]] = {split: [] for split in SPLITS}
     parts: dict[str, list[Path]] = {split: [] for split in SPLITS}

@@ -50,12 +50,14 @@ class Preparation:
 
     Attributes:
         square: pad to a square with black, the image in the middle.
+        center_crop: keep a square of this many pixels in the middle; smaller images are kept as they are.
         max_side: reduce larger images to this many pixels on the longer side.
         perceptual: compute the difference hash.
         skip_masks: an image of two values is a mask, not the picture.
     """
 
     square: bool = False
+    center_crop: int | None = None
     max_side: int | None = None
     perceptual: bool = False
     skip_masks: bool = False
@@ -154,7 +156,12 @@ def stretch(values: np.ndarray) -> Image.Image:
 
 
 def _fit(image: Image.Image, done: list[str], preparation: Preparation) -> Image.Image:
-    max_side = preparation.max_side
+    crop, max_side = preparation.center_crop, preparation.max_side
+    if crop and max(image.size) > crop:
+        width, height = (min(side, crop) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+        done.append(f"cropped to the middle {width}x{height}")
     if max_side and max(image.size) > max_side:
         ratio = max_side / max(image.size)
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from ift_components.files import atomic_path
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
 _FEWEST_AXES = 3  # a radar chart of fewer is no area
@@ -101,6 +104,35 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
     figure.subplots_adjust(left=0.12, right=0.88, top=0.9, bottom=0.16)
     canvas.draw()
     return data_url(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+
+
+def grouped_bars(scores: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
+    """Draw scores as groups of bars, a group a measure and a bar a run, and write them as a PNG.
+
+    Args:
+        scores: for each run, its shares (0 to 1) by measure; all have the same measures.
+        path: the file to write.
+        title: the chart's title.
+    """
+    measures = list(next(iter(scores.values())))
+    width = 0.8 / len(scores)
+    figure = Figure(figsize=(8, 4.2), dpi=130)
+    canvas = FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for index, (label, values) in enumerate(scores.items()):
+        places = [place + (index - (len(scores) - 1) / 2) * width for place in range(len(measures))]
+        heights = [values[name] for name in measures]
+        bars = axes.bar(places, heights, width * 0.92, color=COLOURS[index % len(COLOURS)], label=label)
+        axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=1)
+    axes.set_xticks(range(len(measures)), measures)
+    axes.set_ylim(0, 1.08)
+    axes.set_ylabel("share of answers")
+    axes.set_title(title, fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="lower center", ncols=len(scores), fontsize=8, frameon=False)
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.18)
+    with atomic_path(path) as temporary:
+        canvas.print_figure(temporary, format="png")
 
 
 def latex_rows(groups: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> str:

@@ -216,13 +216,14 @@ _NAMES = {
 }
 
 
-def _free_fields(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, str], str | None]]:
+def _free_fields(rows: list[dict[str, Any]], dataset: str) -> Iterator[tuple[dict[str, str], str | None, str]]:
     for row in rows:
         given = {
             name: next((row[key] for key in keys if row.get(key) is not None), None) for name, keys in _NAMES.items()
         }
         kind = str(row.get("answer_type", row.get("kind")) or "").strip().lower()
-        yield {name: "" if value is None else str(value).strip() for name, value in given.items()}, kind or None
+        fields = {name: "" if value is None else str(value).strip() for name, value in given.items()}
+        yield fields, kind or None, str(row.get("set") or dataset)
 
 
 def _open_file(path: Path) -> Image.Image:
@@ -239,9 +240,9 @@ def free_items(path: Path, images: Path, dataset: str, *, max_new_tokens: int, l
 
     Args:
         path: JSON (a list) or JSON lines with `id` (or `qid`), `image` (`image_name`, `img_name`), `question`, `answer` and,
-            optional, `answer_type` (`OPEN` or `CLOSED`).
+            optional, `answer_type` (`OPEN` or `CLOSED`) and `set`, the name of the dataset that a row is counted under.
         images: folder that image names are relative to.
-        dataset: name of the dataset.
+        dataset: name of the dataset where a row names none.
         max_new_tokens: longest answer in tokens.
         limit: take only the first questions.
 
@@ -249,8 +250,8 @@ def free_items(path: Path, images: Path, dataset: str, *, max_new_tokens: int, l
         DataError: if the file cannot be read or a question lacks a field, its image, or has another's id.
     """
     items, seen, wrong = [], set(), []
-    for number, (given, kind) in enumerate(_free_fields(_read_rows(path))):
-        lacking = [name for name, value in given.items() if not value]
+    for number, (given, kind, name) in enumerate(_free_fields(_read_rows(path), dataset)):
+        lacking = [field for field, value in given.items() if not value]
         if lacking:
             wrong.append(f"row {number + 1} has no {', '.join(lacking)}")
             continue
@@ -266,7 +267,7 @@ def free_items(path: Path, images: Path, dataset: str, *, max_new_tokens: int, l
             Item(
                 id=given["id"],
                 task="free",
-                dataset=dataset,
+                dataset=name,
                 image_id=given["image"],
                 prompt=given["question"],
                 picture=partial(_open_file, image),

@@ -52,6 +52,11 @@ def gather_results(rows: Sequence[Row], cfg: DictConfig, dataset: str) -> dict[s
         texts = [row for row in rows if row["task"] == task]
         if texts:
             results[name] = summarise_texts(texts)
+            sets = sorted({row["dataset"] for row in texts})
+            if len(sets) > 1:
+                results[name]["sets"] = {
+                    one: summarise_texts([r for r in texts if r["dataset"] == one]) for one in sets
+                }
     seconds = sum(row["seconds"] for row in rows)
     results["seconds"] = round(seconds, 2)
     results["answers_per_second"] = round(len(rows) / seconds, 3) if seconds else None

@@ -224,6 +224,7 @@ def save_checkpoint(
         for path in sorted(source.iterdir()):
             if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name != _INDEX:
                 shutil.copy2(path, temporary / path.name)
-    if source is None or not (temporary / "config.json").exists():
-        write_json(temporary / "config.json", {**config, "torch_dtype": str(dtype).removeprefix("torch.")})
+    path = temporary / "config.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else config
+    write_json(path, {**kept, "torch_dtype": str(dtype).removeprefix("torch.")})
     temporary.rename(folder)

@@ -17,7 +17,10 @@ from torchtune.models.llama3_2_vision import (
 from torchtune.modules import TanhGate
 from torchtune.modules.model_fusion import DeepFusionModel
 
-TINY_TOKENIZER = Path(str(files("ift_components.models").joinpath("tiny_tokenizer")))
+_HERE = Path(str(files("ift_components.models")))
+TINY_TOKENIZER = _HERE / "tiny_tokenizer"
+TINY_CHECKPOINT = _HERE / "tiny_checkpoint"  # pretrained to follow instructions; its README.md is the model card
+TINY_PROXY = _HERE / "tiny_proxy" / "proxy_instruction.safetensors"  # warmed up on drawn smears by tiny_warmup.yaml
 _BASE_VOCABULARY = 1024
 _SPECIAL_TOKENS = 256
 _PATCH_SIZE = 14
@@ -76,7 +79,7 @@ def tiny_llama3_2_vision(
     init_seed: int = 0,
     init_gate: float = 0.5,
 ) -> DeepFusionModel:
-    """Build the miniature Llama-3.2-Vision, randomly initialised.
+    """Build the miniature Llama-3.2-Vision, randomly initialised; the pretrained weights are in `TINY_CHECKPOINT`.
 
     Args:
         decoder_trainable: whether the language layers are trained.

@@ -157,3 +157,14 @@ def test_masks_are_told_by_content(tmp_path):
     assert open_image(files, Preparation()).path == files[0]
     with pytest.raises(DataError, match=r"2 file\(s\), all of them masks"):
         open_image(files[:2], Preparation(skip_masks=True))
+
+
+def test_the_middle_is_kept(tmp_path):
+    pixels = np.arange(100 * 81 * 3, dtype=np.uint32).reshape(81, 100, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found, image = opened(tmp_path / "a.png", center_crop=40)
+    assert found.converted == "cropped to the middle 40x40"
+    np.testing.assert_array_equal(np.asarray(image), pixels[20:60, 30:70])
+    assert opened(tmp_path / "a.png", center_crop=90)[1].size == (90, 81)  # what is smaller stays
+    assert opened(tmp_path / "a.png", center_crop=40, max_side=10)[1].size == (10, 10)
+    assert opened(tmp_path / "a.png", center_crop=100)[0].converted == ""

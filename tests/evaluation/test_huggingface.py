@@ -71,7 +71,13 @@ def test_no_special_token_is_written_twice(folders, items, name):
 
 def test_a_whole_evaluation(folders, prepared, world, tmp_path):
     component = "predictor._component_=ift_components.evaluation.predictors.HuggingFacePredictor"
-    given = [component, f"predictor.path={folders('Qwen2.5-VL')}", "predictor.device=cpu", f"data={prepared}"]
+    given = [
+        component,
+        f"predictor.path={folders('Qwen2.5-VL')}",
+        "predictor.device=cpu",
+        f"data={prepared}",
+        "checkpoint_dir=null",
+    ]
     given += [f"output_dir={tmp_path / 'out'}", "scoring=generate", "bootstrap=100", "limit=6", "max_new_tokens=8"]
     results = Evaluation(load_config("tiny_eval.yaml", given, EvalSettings), world).run()
     assert results["questions"] == 6

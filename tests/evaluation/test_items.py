@@ -4,6 +4,7 @@ import json
 
 import datasets
 import pytest
+from PIL import Image
 
 from ift_components.data.prepared import QUESTION_FEATURES
 from ift_components.errors import DataError
@@ -119,3 +120,14 @@ def test_free_questions_as_lines_with_other_scripts(tmp_path, prepared):
     assert (item.prompt, item.reference, item.kind) == (row["question"], "\u5c0f", None)
     with pytest.raises(DataError, match="cannot be read"):
         free_items(tmp_path / "none.jsonl", tmp_path, "free", max_new_tokens=5)
+
+
+def test_free_questions_can_name_the_set_they_count_in(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    rows = [
+        {"id": str(n), "image": "a.png", "question": "?", "answer": "x", "set": name}
+        for n, name in enumerate(["p", None])
+    ]
+    (tmp_path / "free.json").write_text(json.dumps(rows))
+    items = free_items(tmp_path / "free.json", tmp_path, "free", max_new_tokens=5)
+    assert [item.dataset for item in items] == ["p", "free"]

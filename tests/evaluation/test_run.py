@@ -204,7 +204,14 @@ def test_free_questions(eval_config, world, tmp_path, items):
     items[0].picture().save(tmp_path / "a.png")
     rows = [
         {"qid": 1, "image_name": "a.png", "question": "Is it round?", "answer": "Yes", "answer_type": "CLOSED "},
-        {"qid": 2, "image_name": "a.png", "question": "How many?", "answer": 3, "answer_type": "OPEN"},
+        {
+            "qid": 2,
+            "image_name": "a.png",
+            "question": "How many?",
+            "answer": 3,
+            "answer_type": "OPEN",
+            "set": "counting",
+        },
     ]
     (tmp_path / "vqa.json").write_text(json.dumps(rows))
     cfg = eval_config(
@@ -212,6 +219,7 @@ def test_free_questions(eval_config, world, tmp_path, items):
     )
     results = evaluate(cfg, world)
     assert (results["free"]["closed_questions"], results["free"]["open_questions"]) == (1, 1)
+    assert {name: found["texts"] for name, found in results["free"]["sets"].items()} == {"counting": 1, "vqa": 1}
     assert [row["reference"] for row in lines(cfg.output_dir) if row["task"] == "free"] == ["Yes", "3"]
     rows[0]["image_name"] = "gone.png"
     rows.append({"qid": 2, "image_name": "a.png", "question": "", "answer": "x"})

@@ -90,7 +90,14 @@ def test_a_whole_evaluation_keeps_what_it_got(server, prepared, world, tmp_path)
     """The server refuses from the sixth question on: five lines are kept, and another start asks only for the rest."""
     component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
     given = [component, f"predictor.base_url={server}", "predictor.model=refuses", "predictor.concurrency=1"]
-    given += [f"data={prepared}", f"output_dir={tmp_path / 'out'}", "scoring=generate", "bootstrap=100", "limit=12"]
+    given += [
+        "checkpoint_dir=null",
+        f"data={prepared}",
+        f"output_dir={tmp_path / 'out'}",
+        "scoring=generate",
+        "bootstrap=100",
+        "limit=12",
+    ]
     cfg = load_config("tiny_eval.yaml", given, EvalSettings)
     with pytest.raises(UserError, match=r"refuses the request with status 400: .*takes no images"):
         Evaluation(cfg, world).run()

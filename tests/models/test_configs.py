@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from ift_components.config import CONFIG_DIR, config_names, instantiate, load_config, missing_keys
 from ift_components.evaluation.settings import EvalSettings
+from ift_components.miniature.pretraining import PretrainSettings
 from ift_components.models.build import build_model
 from ift_components.models.sharding import parameter_part, set_precision
 from ift_components.proxy import random_theta
@@ -17,7 +18,8 @@ MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")
 def load(name):
     raw = OmegaConf.load(CONFIG_DIR / name)
     blanks = [f"{key}=given" for key in missing_keys(raw)]
-    return load_config(name, blanks, EvalSettings if name.endswith("_eval.yaml") else TrainSettings)
+    settings = {"eval": EvalSettings, "pretrain": PretrainSettings}.get(name.rsplit("_", 1)[1].removesuffix(".yaml"))
+    return load_config(name, blanks, settings or TrainSettings)
 
 
 def layer(width, hidden, kv_width, norms):
@@ -47,7 +49,7 @@ def test_components_build(name):
     model = build_model(cfg.model, meta=name.startswith("llama32v"))
     if name.startswith("tiny"):
         instantiate(cfg.tokenizer)
-    if name.endswith("_eval.yaml"):
+    if name.endswith(("_eval.yaml", "_pretrain.yaml")):
         return
     check_settings(cfg, warm_up=name.endswith("_warmup.yaml"))
     instantiate(cfg.optimizer, [torch.nn.Parameter(torch.zeros(1))])

@@ -167,7 +167,8 @@ def test_every_data_config_names_its_command_and_declares_every_key(monkeypatch,
     names = sorted(path.name for path in CONFIG_DIR.glob("data_*.yaml"))
     assert {"data_wbcatt.yaml", "data_image_table.yaml"} <= set(names)
     for name in names:
-        assert f"tune run ift_data_recipe --config {name} builder.root=PATH" in (CONFIG_DIR / name).read_text()
+        needs = "" if name == "data_smears.yaml" else " builder.root=PATH"  # what is drawn has no folder to come from
+        assert f"tune run ift_data_recipe --config {name}{needs}" in (CONFIG_DIR / name).read_text()
         with pytest.raises(SystemExit):
             run(monkeypatch, "--config", name)
         assert "give a value for builder.root" in capsys.readouterr().err.replace(", output_dir", "")

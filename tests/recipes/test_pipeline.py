@@ -27,15 +27,16 @@ def warm(prepared, tune, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     out = folder / "warm"
     result = tune(
-        "ift_warmup_recipe", "--config", "tiny_warmup.yaml", f"data={prepared}", f"output_dir={out}", cwd=folder
-    )
+        "ift_warmup_recipe", "--config", "tiny_warmup.yaml", f"data={prepared}", f"output_dir={out}", "batch_size=16",
+        cwd=folder,
+    )  # fmt: skip
     assert "warm-up: 100%" in result.stderr
     return out
 
 
 def fine_tune(tune, prepared, warm, out, *overrides, processes=1):
     launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
-    common = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", "epochs=2"]
+    common = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", "epochs=2", "batch_size=16"]
     return tune(*launch, "ift_recipe", "--config", "tiny_ift.yaml", *common, *overrides, cwd=out.parent)
 
 
@@ -139,7 +140,7 @@ def test_text_instruction_needs_no_proxy(tune, prepared, warm):
     ("overrides", "message"),
     [
         (["proxy.num_vectors=4"], "proxy.num_vectors: 4 does not match the 8 vectors"),
-        (["model.decoder_dim=64"], "128 wide and the model's embeddings 64"),
+        (["model.decoder_dim=64", "checkpoint_dir=null"], "128 wide and the model's embeddings 64"),
         (["epoch=3"], "unknown key 'epoch'; did you mean 'epochs'?"),
         (["dataset.splt=val"], "dataset: ift_components.data.report_dataset: .*splt"),
         (["checkpoint_dir=nowhere"], "checkpoint_dir: nowhere"),

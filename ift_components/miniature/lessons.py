@@ -1,0 +1,179 @@
+"""The endless lessons of the miniature's pretraining: pictures drawn and instructions made as they are needed."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchtune.models.llama3_2_vision import Llama3VisionTransform
+
+from ift_components.data.builders.wbcatt import SCHEMA as CELL_SCHEMA
+from ift_components.data.dataset import Sample, collate
+from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.schema import Schema
+from ift_components.errors import ConfigError
+from ift_components.miniature import tasks
+from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
+from ift_components.models.forward import Batch
+from ift_components.smears.render import draw_cells
+from ift_components.smears.sampler import sample_cells
+
+Codes = NDArray[np.int8]
+_LISTED = 0.6  # share of look-ups that ask for all letters at once
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What pictures can show.
+
+    Attributes:
+        schema: the attributes.
+        sample: draws so many rows of codes, [n, attributes].
+        draw: draws pictures of rows, [n, side, side, 3].
+    """
+
+    schema: Schema
+    sample: Callable[[int, np.random.Generator], Codes]
+    draw: Callable[[Codes, np.random.Generator], NDArray[np.uint8]]
+
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """All values of every attribute."""
+        return {attribute.name: attribute.values or () for attribute in self.schema.attributes}
+
+    def values(self, row: Codes) -> dict[str, str]:
+        """Return the values of one row of codes, [attributes], those that apply."""
+        pairs = zip(self.choices.items(), row.tolist(), strict=True)
+        return {name: values[code] for (name, values), code in pairs if code >= 0}
+
+
+def subjects(style: str, side: int) -> tuple[Subject, Subject]:
+    """Return the two subjects: cells, half of them with realistic attributes and half with independent ones, and scenes.
+
+    Args:
+        style: the style that cells are drawn in.
+        side: side of the pictures in pixels.
+    """
+
+    def sample(count: int, generator: np.random.Generator) -> Codes:
+        half = count // 2
+        rows = [sample_cells(half, generator), sample_cells(count - half, generator, independent=True)]
+        return generator.permutation(np.concatenate(rows))
+
+    def draw(codes: Codes, generator: np.random.Generator) -> NDArray[np.uint8]:
+        return draw_cells(codes, style, generator, side=side)
+
+    return Subject(CELL_SCHEMA, sample, draw), Subject(SCENE_SCHEMA, sample_scenes, partial(draw_scenes, side=side))
+
+
+def lookup_words(transform: Llama3VisionTransform) -> list[str]:
+    """Return the texts that look-ups use: every attribute value, and every word that is one token."""
+    values = {value for schema in (CELL_SCHEMA, SCENE_SCHEMA) for a in schema.attributes for value in a.values or ()}
+    tokenizer = transform.tokenizer
+    entries = (tokenizer.decode([i], skip_special_tokens=False) for i in range(256, tokenizer.base_vocab_size))
+    words = {entry[1:] for entry in entries if entry.startswith(" ") and entry[2:].isalpha() and entry[1:].isalpha()}
+    return sorted(values | words)
+
+
+class Lessons:
+    """Makes the batches of each stage; a batch is a function of (seed, step, process) alone.
+
+    Args:
+        transform: the miniature's transform.
+        style: the style that cells are drawn in.
+        scenes: share of pictures that show shapes instead of a cell.
+        look_ups: share of the joint stage's instructions that need no image.
+        weights: how often each image task is drawn, by name, relative to the others; a task that is not named is not drawn.
+        seed: seed of everything.
+        rank: this process, so that each has lessons of its own.
+
+    Raises:
+        ConfigError: if a share is not within 0 to 1, or a task is unknown.
+    """
+
+    def __init__(
+        self,
+        transform: Llama3VisionTransform,
+        *,
+        style: str,
+        scenes: float,
+        look_ups: float,
+        weights: Mapping[str, float],
+        seed: int,
+        rank: int,
+    ) -> None:
+        for name, share in (("scenes", scenes), ("look_ups", look_ups)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name}: {share} is not a share, 0 to 1")
+        known = {task.__name__: task for task in tasks.IMAGE_TASKS}
+        unknown = sorted(set(weights) - set(known))
+        if unknown or not weights:
+            what = f"'{unknown[0]}' is not a task" if unknown else "names no task"
+            raise ConfigError(f"weights: {what}; tasks: {', '.join(known)}")
+        self.transform = transform
+        self.subjects = subjects(style, transform.transform_image.tile_size)
+        self._scenes, self._look_ups = scenes, look_ups
+        self._tasks, self._weights = [known[name] for name in weights], list(weights.values())
+        self._words = lookup_words(transform)
+        self._key = (seed, rank)
+        reference = transform.transform_image
+        self._mean, self._std = (torch.tensor(x).view(3, 1, 1) for x in (reference.mean, reference.std))
+
+    def _generators(self, stage: int, step: int) -> tuple[np.random.Generator, random.Random]:
+        key = (*self._key, stage, step)
+        return np.random.default_rng(key), random.Random(repr(key))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return pictures [n, side, side, 3] as the encoder's input [n, 1 tile, 3, side, side]."""
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+        return images.sub_(self._mean).div_(self._std).unsqueeze(1)
+
+    def pictures(self, step: int, count: int) -> tuple[int, Tensor, Tensor]:
+        """Return the encoder stage's batch: its subject's number, images [n, 1, 3, side, side] and codes [n, attributes]."""
+        generator, _ = self._generators(0, step)
+        # The same subject on every process: its head alone has a gradient.
+        number = int(random.Random(repr((self._key[0], step))).random() < self._scenes)
+        codes = self.subjects[number].sample(count, generator)
+        return number, self.normalise(self.subjects[number].draw(codes, generator)), torch.from_numpy(codes).long()
+
+    def language(self, step: int, count: int) -> Batch:
+        """Return the language stage's batch: look-ups, under black images."""
+        _, rng = self._generators(1, step)
+        side = self.transform.transform_image.tile_size
+        image = self.normalise(np.zeros((1, side, side, 3), np.uint8))[0]
+        turns = [self._look_up(rng) for _ in range(count)]
+        return collate([self._sample(turn, image) for turn in turns], self.transform)
+
+    def _look_up(self, rng: random.Random) -> tasks.Turn:
+        task = tasks.look_up if rng.random() < _LISTED else tasks.find_choice
+        return task(self._words, rng)
+
+    def joint(self, step: int, count: int, parts: int) -> list[Batch]:
+        """Return the joint stage's batch in so many parts, cut by length so that little is padded."""
+        generator, rng = self._generators(2, step)
+        shapes = sum(rng.random() < self._scenes for _ in range(count))
+        samples = []
+        for subject, number in zip(self.subjects, (count - shapes, shapes), strict=True):
+            codes = subject.sample(number, generator)
+            images = self.normalise(subject.draw(codes, generator))
+            for row, image in zip(codes, images, strict=True):
+                if rng.random() < self._look_ups:
+                    turn = self._look_up(rng)
+                else:
+                    task = rng.choices(self._tasks, self._weights)[0]
+                    turn = task(subject.values(row), subject.choices, rng)
+                samples.append(self._sample(turn, image))
+        samples.sort(key=lambda sample: len(sample["prompt"]) + len(sample["responses"][0]))
+        cuts = [round(i * count / parts) for i in range(parts + 1)]
+        pieces = [samples[begin:end] for begin, end in pairwise(cuts)]
+        return [collate(piece, self.transform) for piece in pieces if piece]
+
+    def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:
+        instruction, answer = turn
+        prompt, response = prompt_tokens(self.transform, instruction), response_tokens(self.transform, answer)
+        return {"id": instruction, "prompt": prompt, "responses": [response], "image": image}

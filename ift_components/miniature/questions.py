@@ -1,0 +1,52 @@
+"""Open questions about cells and tasks about shapes, as a file of free questions that the evaluation reads."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ift_components.data.prepared import load_reports
+from ift_components.files import write_text
+from ift_components.miniature import tasks
+from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
+
+OPEN, UNRELATED = "open questions", "unrelated tasks"
+
+
+def write_questions(folder: Path, prepared: str | Path, *, count: int, seed: int = 0) -> Path:
+    """Write open questions about a prepared folder's test images, and open and yes/no questions about drawn shapes.
+
+    Args:
+        folder: gets `questions.jsonl` and the images.
+        prepared: a prepared folder with attributes.
+        count: questions of each of the two sets, an image each.
+        seed: seed of attributes asked, wording and shapes.
+
+    Returns:
+        The path of `questions.jsonl`; `set` in its rows is `open questions` or `unrelated tasks`.
+    """
+    rng, generator = random.Random(seed), np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    reports = load_reports(prepared, "test")
+    for number, row in enumerate(reports.select(range(min(count, len(reports))))):
+        values = {item["name"]: item["value"] for item in row["attributes"]}
+        question, answer = tasks.ask(values, {}, rng)
+        name = f"cell-{number:05d}.png"
+        row["image"].save(folder / name)
+        rows.append({"image": name, "question": question, "answer": answer, "answer_type": "OPEN", "set": OPEN})
+    choices = {attribute.name: attribute.values or () for attribute in SCENE_SCHEMA.attributes}
+    codes = sample_scenes(count, generator)
+    for number, (code, pixels) in enumerate(zip(codes, draw_scenes(codes, generator), strict=True)):
+        values = {name: found[i] for (name, found), i in zip(choices.items(), code, strict=True)}
+        task, kind = ((tasks.ask, "OPEN"), (tasks.yes_no, "CLOSED"))[number % 2]
+        question, answer = task(values, choices, rng)
+        name = f"shapes-{number:05d}.png"
+        Image.fromarray(pixels).save(folder / name)
+        rows.append({"image": name, "question": question, "answer": answer, "answer_type": kind, "set": UNRELATED})
+    lines = [json.dumps({"id": f"{number:05d}", **row}) for number, row in enumerate(rows)]
+    path = folder / "questions.jsonl"
+    write_text(path, "\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,150 @@
+"""Compares ways of tuning the miniature over several seeds: `python -m ift_components.miniature.study FOLDER`.
+
+Every run is kept in FOLDER and not repeated, so a study that was stopped goes on with the same command. Leaves FOLDER/table.md:
+mean and standard deviation over the seeds.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ift_components.config import load_config
+from ift_components.errors import UserError
+from ift_components.evaluation.run import Evaluation
+from ift_components.evaluation.settings import EvalSettings
+from ift_components.files import write_text
+from ift_components.miniature.questions import write_questions
+from ift_components.miniature.scores import key_scores
+from ift_components.smears.dataset import prepared_smears
+from ift_components.training.distributed import distributed
+from ift_components.training.run import TrainingRun
+from ift_components.training.settings import TrainSettings, check_settings
+
+INSTRUCTION = "Describe this medical scan."
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of tuning.
+
+    Attributes:
+        rule: the proxy's update rule; `none` is ordinary fine-tuning under `INSTRUCTION`.
+        shuffled: whether responses are shuffled.
+    """
+
+    rule: str
+    shuffled: bool
+
+    def overrides(self, proxy: Path) -> list[str]:
+        """Return what the method changes in `tiny_ift.yaml`; `proxy` is the warm-up's."""
+        changes = [] if self.shuffled else ["dataset.shuffling=null"]
+        if self.rule == "none":
+            return [*changes, "proxy.rule=none", "proxy.path=null", f"instruction={INSTRUCTION}"]
+        return [*changes, f"proxy.rule={self.rule}", f"proxy.path={proxy}"]
+
+
+METHODS = {
+    "FT": Method("none", shuffled=False),
+    "InstFree": Method("track", shuffled=False),
+    "InstFree + shuffling": Method("track", shuffled=True),
+    "InstFree + shuffling, restart": Method("restart", shuffled=True),
+    "Fix + shuffling": Method("fix", shuffled=True),
+    "Update + shuffling": Method("update", shuffled=True),
+    "FT + shuffling": Method("none", shuffled=True),
+}
+WITHOUT = "without fine-tuning"
+
+
+def train(config: str, overrides: Sequence[str], out: Path) -> None:
+    """Run a warm-up or a fine-tuning from its config, unless it has been finished; one that was stopped goes on."""
+    if (out / "run.json").is_file():
+        return
+    cfg = load_config(config, [*overrides, f"output_dir={out}", "resume=true"], TrainSettings)
+    warm_up = config == "tiny_warmup.yaml"
+    rule = check_settings(cfg, warm_up=warm_up)
+    with distributed(cfg.device) as world:
+        TrainingRun(cfg, world, rule, warm_up=warm_up).train()
+
+
+def evaluate(data: Path, questions: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Return the scores of a model on the test questions of a prepared folder and on free questions; done once, then read."""
+    if not (out / "results.json").is_file():
+        given = [f"data={data}", f"free.path={questions}", f"free.images={questions.parent}", f"output_dir={out}"]
+        cfg = load_config("tiny_eval.yaml", [*given, *overrides], EvalSettings)
+        with distributed(cfg.device) as world:
+            Evaluation(cfg, world).run()
+    return key_scores(json.loads((out / "results.json").read_text(encoding="utf-8")))
+
+
+def run_method(
+    folder: Path, name: str, seed: int, *, data: Path, questions: Path, extra: Sequence[str]
+) -> dict[str, float]:
+    """Tune the shipped model by one method and return its scores.
+
+    Args:
+        folder: the study's folder.
+        name: one of `METHODS`.
+        seed: seed of proxy, data order and shuffling.
+        data: prepared folder.
+        questions: what `write_questions` wrote.
+        extra: overrides of the training configs.
+    """
+    method = METHODS[name]
+    common = [f"data={data}", f"seed={seed}", *extra]
+    warm = folder / f"warm-up-{'shuffled' if method.shuffled else 'fixed'}-seed{seed}"
+    if method.rule != "none":
+        train("tiny_warmup.yaml", [*common, *([] if method.shuffled else ["dataset.shuffling=null"])], warm)
+    out = folder / f"{name.replace(' + ', '-').replace(', ', '-')}-seed{seed}"
+    train("tiny_ift.yaml", [*common, *method.overrides(warm / "proxy_instruction.safetensors")], out)
+    return evaluate(data, questions, out / "evaluation", [f"checkpoint_dir={out / 'checkpoint'}"])
+
+
+def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Return scores as a Markdown table: mean and standard deviation over the seeds, a row a method."""
+    columns = [name for name in next(iter(scores.values()))[0] if name not in ("chance", "majority")]
+    lines = [f"| | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for method, runs in scores.items():
+        cells = []
+        for column in columns:
+            values = [run[column] for run in runs]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
+        lines.append(f"| {method} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--data", type=Path, help="prepared folder with WBCAtt's attributes; by default the drawn smears"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
+    parser.add_argument(
+        "--count", type=int, default=300, help="open questions and unrelated tasks (default 300 of each)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to both training configs")
+    args = parser.parse_intermixed_args()
+    try:
+        folder, data = args.folder.absolute(), args.data or prepared_smears("smear")
+        questions = write_questions(folder / "questions", data, count=args.count)
+        scores = {WITHOUT: [evaluate(data, questions, folder / "without")]}
+        for name in args.methods:
+            for seed in args.seeds:
+                found = run_method(folder, name, seed, data=data, questions=questions, extra=args.overrides)
+                scores.setdefault(name, []).append(found)
+                print(f"{name}, seed {seed}: {found}", flush=True)
+                write_text(folder / "table.md", table(scores) + "\n")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(table(scores))
+
+
+if __name__ == "__main__":
+    main()

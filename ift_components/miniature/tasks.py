@@ -1,0 +1,139 @@
+"""What the miniature is taught: descriptions, and open, yes/no and multiple-choice questions, about any schema's attributes.
+
+Answers are sentences of their own kind ("The nucleus shape is irregular."), never in the form of a dataset's reports
+("irregular nucleus shape, ..."): what a model tuned on such reports still says in its old form is what it has not forgotten.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt
+
+Values = Mapping[str, str]  # attribute name to its value, those that apply
+Choices = Mapping[str, Sequence[str]]  # attribute name to all of its values
+Turn = tuple[str, str]  # an instruction and its answer
+
+DESCRIBE = (
+    "Describe the image.",
+    "Describe this picture in full sentences.",
+    "What do you see?",
+    "Write down everything that you see.",
+    "Please describe what is shown.",
+)
+ASK = (
+    "What is the {name}?",
+    "Tell me the {name}.",
+    "Name the {name}.",
+    "Which {name} do you see?",
+    "Please give the {name}.",
+)
+# Questions that read better than the general ones.
+_ALSO_ASK = {
+    "label": ("What type of cell is this?", "Which cell is it?"),
+    "number of shapes": ("How many shapes are there?", "Count the shapes."),
+    "shape": ("What kind of shape is it?",),
+    "shape colour": ("Which colour do the shapes have?",),
+    "background colour": ("Which colour is behind the shapes?",),
+}
+YES_NO = (
+    ("Is the {name} {value}?", "Yes.", "No."),
+    ("Is it right that the {name} is {value}?", "Yes.", "No."),
+    ("True or false: the {name} is {value}.", "True.", "False."),
+)
+_MOST_OPTIONS = 6
+_PLAINLY = 0.7  # share of multiple-choice questions that are worded as the paper's
+_WORD_FIRST = 0.9  # share of look-ups that go from the word to its letter, the harder way
+
+
+def statement(name: str, value: str) -> str:
+    """Return the sentence that states one attribute."""
+    return f"The {name} is {value}."
+
+
+def describe(values: Values, _choices: Choices, rng: random.Random) -> Turn:
+    """Ask for a description; it states every attribute in a sentence."""
+    return rng.choice(DESCRIBE), " ".join(statement(name, value) for name, value in values.items())
+
+
+def _question(name: str, rng: random.Random) -> str:
+    forms = ASK + _ALSO_ASK.get(name, ())
+    return rng.choice(forms).format(name=name)
+
+
+def ask(values: Values, _choices: Choices, rng: random.Random) -> Turn:
+    """Ask for one attribute; the answer is a sentence."""
+    name = rng.choice(list(values))
+    return _question(name, rng), statement(name, values[name])
+
+
+def yes_no(values: Values, choices: Choices, rng: random.Random) -> Turn:
+    """Ask whether an attribute has a value; as often right as wrong."""
+    name = rng.choice(list(values))
+    wrong = [value for value in choices[name] if value != values[name]]
+    form, yes, no = rng.choice(YES_NO)
+    right = rng.choice((True, False))
+    value = values[name] if right else rng.choice(wrong)
+    return form.format(name=name, value=value), yes if right else no
+
+
+def _options(name: str, values: Values, choices: Choices, rng: random.Random) -> list[str]:
+    """Return two to six shuffled options with the right one among them; half of the time all of them."""
+    wrong = [value for value in choices[name] if value != values[name]]
+    most = min(len(wrong), _MOST_OPTIONS - 1)
+    count = rng.choice((most, rng.randint(1, most)))
+    options = [values[name], *rng.sample(wrong, count)]
+    rng.shuffle(options)
+    return options
+
+
+def multiple_choice(values: Values, choices: Choices, rng: random.Random) -> Turn:
+    """Ask a multiple-choice question in the form of the paper's."""
+    name = rng.choice(list(values))
+    options = _options(name, values, choices, rng)
+    question = ASK[0].format(name=name) if rng.random() < _PLAINLY else _question(name, rng)
+    letter = letters(len(options))[options.index(values[name])]
+    return multiple_choice_prompt(question, options), f"{ANSWER_PREFIX} {letter}."
+
+
+def choice_in_words(values: Values, choices: Choices, rng: random.Random) -> Turn:
+    """Ask a multiple-choice question whose answer repeats the option's text, which ties texts to letters."""
+    name = rng.choice(list(values))
+    options = _options(name, values, choices, rng)
+    names = letters(len(options))
+    letter = names[options.index(values[name])]
+    form, answer = rng.choice(
+        (
+            ("Answer with the letter and the text.", f"{letter}. {values[name]}"),
+            ("Answer with the text of the correct choice.", f"{values[name]}"),
+            (
+                "Answer in a sentence, then give the letter.",
+                f"{statement(name, values[name])} {ANSWER_PREFIX} {letter}.",
+            ),
+        )
+    )
+    lines = [f"{letter}. {option}" for letter, option in zip(names, options, strict=True)]
+    return "\n".join([_question(name, rng), *lines, form]), answer
+
+
+def look_up(words: Sequence[str], rng: random.Random) -> Turn:
+    """Ask for the letters of many options: `x is B. C is y.` in random order, a supervised look-up each (no image needed)."""
+    options = rng.sample(words, rng.randint(2, _MOST_OPTIONS))
+    pairs = list(zip(letters(len(options)), options, strict=True))
+    listed = [f"{letter}. {word}" for letter, word in pairs]
+    rng.shuffle(pairs)
+    answer = " ".join(
+        f"{word} is {letter}." if rng.random() < _WORD_FIRST else f"{letter} is {word}." for letter, word in pairs
+    )
+    return "\n".join([*listed, "Name the letter of each choice."]), answer
+
+
+def find_choice(words: Sequence[str], rng: random.Random) -> Turn:
+    """Ask which letter stands before a word, in the form of the paper's multiple-choice questions (no image needed)."""
+    options = rng.sample(words, rng.randint(2, _MOST_OPTIONS))
+    number = rng.randrange(len(options))
+    question = rng.choice(("Which choice is {word}?", "What is the letter of {word}?")).format(word=options[number])
+    return multiple_choice_prompt(question, options), f"{ANSWER_PREFIX} {letters(len(options))[number]}."
+
+
+ImageTask = Callable[[Values, Choices, random.Random], Turn]
+IMAGE_TASKS: tuple[ImageTask, ...] = (describe, ask, yes_no, multiple_choice, choice_in_words)

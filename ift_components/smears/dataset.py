@@ -1,0 +1,120 @@
+"""The drawn cells as a dataset like any other: images and a table on disk, drawn when they are first asked for."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ift_components.data.build import BuildOptions, prepare
+from ift_components.data.builders.wbcatt import SCHEMA
+from ift_components.data.mcq import QuestionOptions
+from ift_components.data.prepared import SPLITS
+from ift_components.data.source import Problems, Record, Source, find_image
+from ift_components.data.tables import read_csv
+from ift_components.errors import ConfigError
+from ift_components.files import cache_dir, exclusively
+from ift_components.smears.render import draw_cells
+from ift_components.smears.sampler import rows, sample_cells
+from ift_components.smears.styles import STYLES
+
+_VERSION = 1  # of the drawings; raise it when they change, so that cached ones are not taken for them
+_CHUNK = 256
+
+
+def smears(
+    *,
+    style: str = "smear",
+    train: int = 2000,
+    val: int = 300,
+    test: int = 500,
+    independent: bool = False,
+    side: int = 84,
+    seed: int = 0,
+    root: str | None = None,
+) -> Source:
+    """Return drawn white blood cells with WBCAtt's attributes; they are drawn on first use.
+
+    Args:
+        style: `smear` or `schematic`.
+        train: images of the training split.
+        val: images of the validation split.
+        test: images of the test split.
+        independent: draw attributes independently, instead of as they occur together in WBCAtt.
+        side: side of the images in pixels.
+        seed: seed of attributes and drawings.
+        root: folder for images and table; null takes one in the cache (`$IFT_CACHE`, or else the user's cache folder).
+
+    Raises:
+        ConfigError: if the style is unknown or a number is out of range.
+    """
+    counts = {"train": train, "val": val, "test": test}
+    if style not in STYLES:
+        raise ConfigError(f"builder.style: '{style}' is not one of {', '.join(STYLES)}")
+    wrong = [name for name, count in counts.items() if count < 0]
+    if wrong or not any(counts.values()):
+        raise ConfigError(f"builder.{wrong[0] if wrong else 'train'}: expected numbers of images, got {counts}")
+    if side < 1:
+        raise ConfigError(f"builder.side: {side} is below 1")
+    kind = "independent" if independent else "correlated"
+    name = f"v{_VERSION}-{style}-{kind}-{train}-{val}-{test}-{side}px-seed{seed}"
+    folder = (Path(root).expanduser() if root else cache_dir() / "smears").absolute() / name
+    with exclusively(folder):
+        if not folder.is_dir():
+            _draw(folder, style, counts, independent=independent, side=side, seed=seed)
+    table = folder / "cells.csv"
+
+    def records(problems: Problems) -> Iterator[Record]:
+        for line, row in read_csv(table, ("image", "split", *SCHEMA.columns), problems):
+            where = f"{table.name} line {line}"
+            values, _ = SCHEMA.read(row)
+            image = find_image(folder, row["image"], where, problems)
+            if image:
+                yield Record(row["image"], row["split"], image, where, values)
+
+    splits = tuple(split for split in SPLITS if counts[split])
+    arguments = {"style": style, **counts, "independent": independent, "side": side, "seed": seed, "root": root}
+    source = Source(folder, SCHEMA, (table,), records, splits=splits)
+    return replace(source, name="smears", arguments=arguments)
+
+
+def _draw(folder: Path, style: str, counts: dict[str, int], *, independent: bool, side: int, seed: int) -> None:
+    """Write images and table; the folder appears when it is complete."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what an earlier process left when it was killed
+    partial.mkdir(parents=True)
+    with (partial / "cells.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["image", "split", *SCHEMA.columns])
+        writer.writeheader()
+        for number, (split, count) in enumerate(counts.items()):
+            generator = np.random.default_rng((seed, number))  # so that a split does not depend on the others' sizes
+            codes = sample_cells(count, generator, independent=independent)
+            values = rows(codes)
+            (partial / split).mkdir()
+            for begin in range(0, count, _CHUNK):
+                pixels = draw_cells(codes[begin : begin + _CHUNK], style, generator, side=side)
+                for index, image in enumerate(pixels, start=begin):
+                    path = f"{split}/{index:05d}.png"
+                    Image.fromarray(image).save(partial / path)
+                    writer.writerow({"image": path, "split": split, **values[index]})
+    partial.rename(folder)
+
+
+def prepared_smears(style: str) -> Path:
+    """Return the prepared folder of the drawn cells in a style, by the defaults of `smears`; made on first use.
+
+    Args:
+        style: `smear` or `schematic`.
+
+    Raises:
+        ConfigError: if the style is unknown.
+    """
+    source = smears(style=style)
+    folder = cache_dir() / "prepared" / source.root.name
+    with exclusively(folder):
+        if not folder.is_dir():
+            prepare(source, folder, QuestionOptions(), BuildOptions())
+    return folder

@@ -1,0 +1,24 @@
+"""Pretrains the miniature to follow instructions about drawn cells and shapes.
+
+    tune run tiny_pretrain --config tiny_pretrain.yaml output_dir=OUT
+    tune run --nproc_per_node 2 tiny_pretrain --config tiny_pretrain.yaml output_dir=OUT
+
+OUT/checkpoint holds the model in Hugging Face layout; the package ships the one that this makes.
+"""
+
+from omegaconf import DictConfig
+
+from ift_components.config import entry_point
+from ift_components.miniature.pretraining import Pretraining, PretrainSettings
+from ift_components.training.distributed import distributed
+
+
+@entry_point(PretrainSettings)
+def main(cfg: DictConfig) -> None:
+    """Pretrain the miniature."""
+    with distributed(cfg.device) as world:
+        Pretraining(cfg, world).run()
+
+
+if __name__ == "__main__":
+    main()
