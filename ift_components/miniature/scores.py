@@ -17,7 +17,7 @@ from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.questions import OPEN, UNRELATED, write_questions
 from ift_components.smears.dataset import prepared_smears
 from ift_components.smears.styles import STYLES
-from ift_components.training.distributed import distributed
+from ift_components.training.distributed import World, distributed
 
 
 def correct(results: dict[str, Any], name: str) -> float:
@@ -38,12 +38,13 @@ def key_scores(results: dict[str, Any]) -> dict[str, float]:
     return scores | {OPEN: correct(results, OPEN), UNRELATED: correct(results, UNRELATED)}
 
 
-def score(checkpoint: str | None, style: str, *, count: int, folder: Path) -> dict[str, float]:
+def score(checkpoint: str | None, style: str, world: World, *, count: int, folder: Path) -> dict[str, float]:
     """Return a model's scores on held-out drawn images.
 
     Args:
         checkpoint: folder in Hugging Face layout; None takes the shipped one.
         style: `schematic` or `smear`.
+        world: one process.
         count: questions of each of the three sets.
         folder: gets the evaluation's files.
     """
@@ -54,8 +55,7 @@ def score(checkpoint: str | None, style: str, *, count: int, folder: Path) -> di
     if checkpoint is not None:
         overrides.append(f"checkpoint_dir={checkpoint}")
     cfg = load_config("tiny_eval.yaml", overrides, EvalSettings)
-    with distributed(cfg.device) as world:
-        results = Evaluation(cfg, world).run()
+    results = Evaluation(cfg, world).run()
     if results is None:
         raise RuntimeError("scores are computed by one process")
     return key_scores(results)
@@ -65,11 +65,16 @@ def main() -> None:
     """Print a model's scores on both styles."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="?", help="folder in Hugging Face layout; by default the shipped one")
-    parser.add_argument("--count", type=int, default=500, help="questions of each kind (default 500)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=500,
+        help="open questions and unrelated tasks (default 500 of each); at most twice as many multiple choice",
+    )
     args = parser.parse_args()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            found = {s: score(args.checkpoint, s, count=args.count, folder=Path(folder) / s) for s in STYLES}
+        with tempfile.TemporaryDirectory() as folder, distributed("cpu") as world:
+            found = {s: score(args.checkpoint, s, world, count=args.count, folder=Path(folder) / s) for s in STYLES}
     except UserError as error:
         sys.exit(f"error: {error}")
     print(f"{'':18}" + "".join(style.rjust(12) for style in found))

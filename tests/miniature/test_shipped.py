@@ -25,9 +25,9 @@ def test_it_is_small():
     assert sum(path.stat().st_size for path in TINY_CHECKPOINT.iterdir()) < 12_000_000
 
 
-def test_its_scores(tmp_path):
-    schematic = score(None, "schematic", count=300, folder=tmp_path / "schematic")
-    smear = score(None, "smear", count=300, folder=tmp_path / "smear")
+def test_its_scores(world, tmp_path):
+    schematic = score(None, "schematic", world, count=300, folder=tmp_path / "schematic")
+    smear = score(None, "smear", world, count=300, folder=tmp_path / "smear")
     assert schematic["well_formed"] >= 0.99
     assert smear["well_formed"] >= 0.99
     assert schematic[OPEN] >= 0.9

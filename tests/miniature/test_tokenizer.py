@@ -25,7 +25,7 @@ def test_training_gives_tiktoken_entries_and_llamas_special_tokens():
     entries, special = train_tokenizer(itertools.islice(miniature_texts(), 200), 400)
     assert len(entries) == len(set(entries)) == 400
     assert all(len(entry) == 1 for entry in entries[:256])
-    assert b" the" in entries
+    assert max(map(len, entries)) > 4
     assert sorted(special.values()) == list(range(400, 656))
     assert special["<|image|>"] - 400 == LLAMA3_SPECIAL_TOKENS["<|image|>"] - 128_000
 

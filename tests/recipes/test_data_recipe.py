@@ -8,7 +8,7 @@ from pathlib import Path
 import ift_data_recipe
 import pytest
 
-from ift_components.config import CONFIG_DIR
+from ift_components.config import CONFIG_DIR, load_config
 from ift_components.data.prepared import read_manifest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
@@ -169,6 +169,9 @@ def test_every_data_config_names_its_command_and_declares_every_key(monkeypatch,
     for name in names:
         needs = "" if name == "data_smears.yaml" else " builder.root=PATH"  # what is drawn has no folder to come from
         assert f"tune run ift_data_recipe --config {name}{needs}" in (CONFIG_DIR / name).read_text()
+        if not needs:
+            load_config(name, [], ift_data_recipe.DataSettings)
+            continue
         with pytest.raises(SystemExit):
             run(monkeypatch, "--config", name)
         assert "give a value for builder.root" in capsys.readouterr().err.replace(", output_dir", "")
