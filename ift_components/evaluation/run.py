@@ -219,12 +219,18 @@ class Evaluation:
         Returns:
             The content of results.json; None on other processes.
         """
-        if self.mine:
-            self._answer_all()
-        self.world.barrier()
-        if self.folder is None:
-            return None
-        rows = self.folder.merge(self.work)
+        try:
+            if self.mine:
+                self._answer_all()
+            self.world.barrier()
+            return None if self.folder is None else self._finish(self.folder)
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _finish(self, folder: RunFolder) -> dict[str, Any]:
+        """Gather the answers of all processes into results.json and the pages."""
+        rows = folder.merge(self.work)
         if len(rows) < len(self.work):
             raise DataError(
                 f"{self.path}: {len(self.work) - len(rows)} answers are missing; run the same command again"
@@ -238,7 +244,6 @@ class Evaluation:
         }
         write_json(self.path / "results.json", results)
         write_pages(self.path, results, rows, self.items)
-        self.folder.close()
         return results
 
     def _answer_all(self) -> None:

@@ -39,8 +39,9 @@ def test_prompt_is_llama3s_with_slots_in_place_of_the_instruction(transform):
     def spell(tokens):
         return [names.get(token) or tokenizer.decode([token]) for token in tokens]
 
-    head = ["<|begin_of_text|>", "<|start_header_id|>", "user", "<|end_header_id|>", "\n\n", "<|image|>"]
-    tail = ["<|eot_id|>", "<|start_header_id|>", "assistant", "<|end_header_id|>", "\n\n"]
+    user, assistant = (spell(tokenizer.encode(role, add_bos=False, add_eos=False)) for role in ("user", "assistant"))
+    head = ["<|begin_of_text|>", "<|start_header_id|>", *user, "<|end_header_id|>", "\n\n", "<|image|>"]
+    tail = ["<|eot_id|>", "<|start_header_id|>", *assistant, "<|end_header_id|>", "\n\n"]
     assert spell(slots) == [*head, SLOT_TOKEN, SLOT_TOKEN, *tail]
     assert spell(text) == [*head, *spell(tokenizer.encode("What is it?", add_bos=False, add_eos=False)), *tail]
 
@@ -65,8 +66,10 @@ def test_loss_is_on_the_response_and_its_end_alone(dataset, transform):
     assert batch.labels.tolist() == responses
     assert batch.labels[-1] == transform.tokenizer.eot_id
     assert tokens[batch.slot_index].tolist() == [slot_id(transform)] * 16
-    assert not batch.sees_image[:, :5].any()
-    assert batch.sees_image[:, 5:].all()
+    before = dataset[0]["prompt"].index(transform.tokenizer.image_id)
+    assert before >= 5
+    assert not batch.sees_image[:, :before].any()
+    assert batch.sees_image[:, before:].all()
 
 
 def test_reports_are_shuffled_by_seed_epoch_and_index(prepared, transform, dataset):

@@ -116,7 +116,7 @@ def test_uneven_copies_are_named(world):
 def test_four_processes_sharded_in_two_copies_repeat_one(tune, train_config, prepared, world, tmp_path):
     out = tmp_path / "four"
     given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
-    more = ["batch_size=2", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
+    more = ["checkpoint_dir=null", "batch_size=2", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
     tune("--nproc_per_node", "4", "ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
     four = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
