@@ -1,6 +1,6 @@
 """Shows the method on the miniature: `python -m ift_components.miniature.demo FOLDER [WBCATT]`.
 
-The shipped model follows instructions about cells in a schematic style. Here it meets stained smears, drawn or, with WBCATT's
+The shipped model was pretrained on cells in a schematic style. Here it meets stained smears, drawn or, with WBCATT's
 folder, real. It is evaluated as it is, after ordinary fine-tuning on the descriptions, and after instruction-free tuning on the
 same descriptions. Every command is printed as one would type it. Leaves `contact_sheet.png` and `comparison.png` in FOLDER.
 """

@@ -1,7 +1,7 @@
 """Pretrains the miniature to follow instructions, in three stages: option look-ups alone, encoder alone, everything together.
 
-The order matters. Binding an option's letter to its text is the hard skill for a small model: single multiple-choice questions
-leave it at chance, whereas sequences of many supervised look-ups teach it, rather suddenly, within 1,500 steps.
+The order matters: binding an option's letter to its text is the hard skill for a small model, so that look-ups come first, many
+supervised ones in a sequence. From a letter to its text they are learned within 600 steps; the other way has not been yet.
 """
 
 import json
@@ -244,11 +244,11 @@ class Pretraining:
         schedules = [LambdaLR(optimizer, partial(_rate, steps=stage.steps)) for optimizer in optimizers]
         sums, begin = torch.zeros(2), time.perf_counter()
         for step in range(stage.steps):
-            here = torch.zeros(2, dtype=torch.float64)
+            here = torch.zeros(2, dtype=torch.float64, device=self.world.device)
             for loss, count in passes(step):
                 loss.backward()
-                here += torch.tensor([float(loss.detach()), count])
-            here = self.world.sum(here)
+                here += torch.stack([loss.detach(), loss.new_tensor(count)])
+            here = self.world.sum(here).cpu()
             self._average(parameters, float(here[1]))
             norm = nn.utils.clip_grad_norm_(parameters, self.cfg.clip_grad_norm)
             if not torch.isfinite(norm):

@@ -19,7 +19,9 @@ from torchtune.modules.model_fusion import DeepFusionModel
 
 _HERE = Path(str(files("ift_components.models")))
 TINY_TOKENIZER = _HERE / "tiny_tokenizer"
-TINY_CHECKPOINT = _HERE / "tiny_checkpoint"  # pretrained to follow instructions; its README.md is the model card
+TINY_CHECKPOINT = (
+    _HERE / "tiny_checkpoint"
+)  # pretrained on drawn cells; its README.md, the model card, says what it can do
 TINY_PROXY = _HERE / "tiny_proxy" / "proxy_instruction.safetensors"  # warmed up on drawn smears by tiny_warmup.yaml
 _BASE_VOCABULARY = 1024
 _SPECIAL_TOKENS = 256
