@@ -1,8 +1,8 @@
 """The endless lessons of the miniature's pretraining: pictures drawn and instructions made as they are needed."""
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from ift_components.data.dataset import Sample, collate
 from ift_components.data.prompts import prompt_tokens, response_tokens
 from ift_components.data.schema import Schema
 from ift_components.errors import ConfigError
+from ift_components.evaluation.questions import letters
 from ift_components.miniature import tasks
 from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
 from ift_components.models.forward import Batch
@@ -24,7 +25,6 @@ from ift_components.smears.render import draw_cells
 from ift_components.smears.sampler import sample_cells
 
 Codes = NDArray[np.int8]
-_LISTED = 0.6  # share of look-ups that ask for all letters at once
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,10 @@ class Lessons:
         self._scenes, self._look_ups = scenes, look_ups
         self._tasks, self._weights = [known[name] for name in weights], list(weights.values())
         self._words = lookup_words(transform)
+        encoded = (
+            transform.tokenizer.encode(f" {x}", add_bos=False, add_eos=False) for x in letters(tasks.MOST_OPTIONS)
+        )
+        self._letters = torch.tensor([tokens[0] for tokens in encoded])
         self._key = (seed, rank)
         reference = transform.transform_image
         self._mean, self._std = (torch.tensor(x).view(3, 1, 1) for x in (reference.mean, reference.std))
@@ -146,12 +150,7 @@ class Lessons:
         _, rng = self._generators(1, step)
         side = self.transform.transform_image.tile_size
         image = self.normalise(np.zeros((1, side, side, 3), np.uint8))[0]
-        turns = [self._look_up(rng) for _ in range(count)]
-        return collate([self._sample(turn, image) for turn in turns], self.transform)
-
-    def _look_up(self, rng: random.Random) -> tasks.Turn:
-        task = tasks.look_up if rng.random() < _LISTED else tasks.find_choice
-        return task(self._words, rng)
+        return self._batch([self._sample(tasks.look_up(self._words, rng), image) for _ in range(count)])
 
     def joint(self, step: int, count: int, parts: int) -> list[Batch]:
         """Return the joint stage's batch in so many parts, cut by length so that little is padded."""
@@ -163,7 +162,7 @@ class Lessons:
             images = self.normalise(subject.draw(codes, generator))
             for row, image in zip(codes, images, strict=True):
                 if rng.random() < self._look_ups:
-                    turn = self._look_up(rng)
+                    turn = tasks.look_up(self._words, rng)
                 else:
                     task = rng.choices(self._tasks, self._weights)[0]
                     turn = task(subject.values(row), subject.choices, rng)
@@ -171,7 +170,15 @@ class Lessons:
         samples.sort(key=lambda sample: len(sample["prompt"]) + len(sample["responses"][0]))
         cuts = [round(i * count / parts) for i in range(parts + 1)]
         pieces = [samples[begin:end] for begin, end in pairwise(cuts)]
-        return [collate(piece, self.transform) for piece in pieces if piece]
+        return [self._batch(piece) for piece in pieces if piece]
+
+    def _batch(self, samples: Sequence[Sample]) -> Batch:
+        """Collate; of look-ups the letters alone stay labels, because which word comes next in them is chance."""
+        batch = collate(samples, self.transform)
+        look_up = torch.tensor([sample["id"].endswith(tasks.LOOK_UP) for sample in samples])
+        row = batch.response_index // batch.tokens.shape[1]
+        kept = ~look_up[row] | torch.isin(batch.labels, self._letters)
+        return replace(batch, response_index=batch.response_index[kept], labels=batch.labels[kept])
 
     def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:
         instruction, answer = turn

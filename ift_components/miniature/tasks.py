@@ -1,7 +1,7 @@
 """What the miniature is taught: descriptions, and open, yes/no and multiple-choice questions, about any schema's attributes.
 
-Answers are sentences of their own kind ("The nucleus shape is irregular."), never in the form of a dataset's reports
-("irregular nucleus shape, ..."): what a model tuned on such reports still says in its old form is what it has not forgotten.
+Answers are sentences of their own kind ("The nucleus shape is irregular."); only where a list is asked for are they phrases as
+in a dataset's reports ("irregular nucleus shape, ..."). A model that answers everything in phrases has forgotten.
 """
 
 import random
@@ -19,6 +19,12 @@ DESCRIBE = (
     "What do you see?",
     "Write down everything that you see.",
     "Please describe what is shown.",
+)
+LIST = (
+    "List the findings.",
+    "List what you see in short phrases.",
+    "Write a short report.",
+    "Note all attributes, separated by commas.",
 )
 ASK = (
     "What is the {name}?",
@@ -40,9 +46,11 @@ YES_NO = (
     ("Is it right that the {name} is {value}?", "Yes.", "No."),
     ("True or false: the {name} is {value}.", "True.", "False."),
 )
-_MOST_OPTIONS = 6
+LOOK_UP = "Name the letter of each choice."
+MOST_OPTIONS = 6
 _PLAINLY = 0.7  # share of multiple-choice questions that are worded as the paper's
-_WORD_FIRST = 0.9  # share of look-ups that go from the word to its letter, the harder way
+# Forms of a look-up and how many of them a sequence has.
+_LOOK_UPS = (("{word} is {letter}.", 10), (f"It is {{word}}. {ANSWER_PREFIX} {{letter}}.", 6))
 
 
 def statement(name: str, value: str) -> str:
@@ -53,6 +61,13 @@ def statement(name: str, value: str) -> str:
 def describe(values: Values, _choices: Choices, rng: random.Random) -> Turn:
     """Ask for a description; it states every attribute in a sentence."""
     return rng.choice(DESCRIBE), " ".join(statement(name, value) for name, value in values.items())
+
+
+def list_findings(values: Values, _choices: Choices, rng: random.Random) -> Turn:
+    """Ask for short phrases, one an attribute in any order: the nearest that the miniature knows to a dataset's reports."""
+    phrases = [f"{value} {name}" for name, value in values.items()]
+    rng.shuffle(phrases)
+    return rng.choice(LIST), ", ".join(phrases)
 
 
 def _question(name: str, rng: random.Random) -> str:
@@ -79,7 +94,7 @@ def yes_no(values: Values, choices: Choices, rng: random.Random) -> Turn:
 def _options(name: str, values: Values, choices: Choices, rng: random.Random) -> list[str]:
     """Return two to six shuffled options with the right one among them; half of the time all of them."""
     wrong = [value for value in choices[name] if value != values[name]]
-    most = min(len(wrong), _MOST_OPTIONS - 1)
+    most = min(len(wrong), MOST_OPTIONS - 1)
     count = rng.choice((most, rng.randint(1, most)))
     options = [values[name], *rng.sample(wrong, count)]
     rng.shuffle(options)
@@ -116,24 +131,17 @@ def choice_in_words(values: Values, choices: Choices, rng: random.Random) -> Tur
 
 
 def look_up(words: Sequence[str], rng: random.Random) -> Turn:
-    """Ask for the letters of many options: `x is B. C is y.` in random order, a supervised look-up each (no image needed)."""
-    options = rng.sample(words, rng.randint(2, _MOST_OPTIONS))
+    """Ask for the letters of options over and over: `y is B. x is A. y is B.`, a supervised look-up each (no image needed).
+
+    Words are drawn with replacement. Were each asked once, a model would do well by leaving out the letters it has named.
+    """
+    options = rng.sample(words, rng.randint(2, MOST_OPTIONS))
     pairs = list(zip(letters(len(options)), options, strict=True))
     listed = [f"{letter}. {word}" for letter, word in pairs]
-    rng.shuffle(pairs)
-    answer = " ".join(
-        f"{word} is {letter}." if rng.random() < _WORD_FIRST else f"{letter} is {word}." for letter, word in pairs
-    )
-    return "\n".join([*listed, "Name the letter of each choice."]), answer
-
-
-def find_choice(words: Sequence[str], rng: random.Random) -> Turn:
-    """Ask which letter stands before a word, in the form of the paper's multiple-choice questions (no image needed)."""
-    options = rng.sample(words, rng.randint(2, _MOST_OPTIONS))
-    number = rng.randrange(len(options))
-    question = rng.choice(("Which choice is {word}?", "What is the letter of {word}?")).format(word=options[number])
-    return multiple_choice_prompt(question, options), f"{ANSWER_PREFIX} {letters(len(options))[number]}."
+    form, times = rng.choice(_LOOK_UPS)
+    answer = " ".join(form.format(word=word, letter=letter) for letter, word in rng.choices(pairs, k=times))
+    return "\n".join([*listed, LOOK_UP]), answer
 
 
 ImageTask = Callable[[Values, Choices, random.Random], Turn]
-IMAGE_TASKS: tuple[ImageTask, ...] = (describe, ask, yes_no, multiple_choice, choice_in_words)
+IMAGE_TASKS: tuple[ImageTask, ...] = (describe, list_findings, ask, yes_no, multiple_choice, choice_in_words)

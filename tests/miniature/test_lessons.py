@@ -7,6 +7,7 @@ from PIL import Image
 
 from ift_components.data.images import ImageTransform
 from ift_components.errors import ConfigError
+from ift_components.miniature import tasks
 from ift_components.miniature.lessons import Lessons, lookup_words
 from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
 from ift_components.models import tiny_vision_transform
@@ -51,9 +52,7 @@ def test_parts_hold_every_sample_once(lessons):
 def test_shares(lessons):
     batches = [batch for step in range(20) for batch in lessons.joint(step, 32, 1)]
     ids = [id_ for batch in batches for id_ in batch.ids]
-    without_image = sum(
-        "Name the letter" in id_ or "Which choice is" in id_ or "the letter of" in id_.split("\n")[0] for id_ in ids
-    )
+    without_image = sum(id_.endswith(tasks.LOOK_UP) for id_ in ids)
     assert without_image / len(ids) == pytest.approx(0.2, abs=0.05)
     numbers = [lessons.pictures(step, 2)[0] for step in range(300)]
     assert np.mean(numbers) == pytest.approx(0.3, abs=0.08)
@@ -72,7 +71,7 @@ def test_codes_and_pictures_belong_together(lessons):
     ("change", "message"),
     [
         ({"scenes": 1.5}, "scenes: 1.5 is not a share"),
-        ({"weights": {"asks": 1.0}}, "weights: 'asks' is not a task; tasks: describe, ask"),
+        ({"weights": {"asks": 1.0}}, "weights: 'asks' is not a task; tasks: describe, list_findings, ask"),
         ({"weights": {}}, "weights: names no task"),
     ],
 )
@@ -99,3 +98,19 @@ def test_scenes_show_their_attributes():
         differs = np.abs(image - image[:2, :2].mean(axis=(0, 1))).max(axis=-1) > 35
         number = ["one", "two", "three", "four"].index(count) + 1
         assert 0.01 * number < differs.mean() < 0.11 * number, (count, ground, colour)
+
+
+def test_of_look_ups_the_letters_alone_are_labels(lessons, transform):
+    batch = lessons.language(0, 8)
+    spoken = [transform.tokenizer.decode([token]) for token in batch.labels.tolist()]
+    assert 8 * 6 <= len(spoken) <= 8 * 10
+    assert {word.strip() for word in spoken} <= set("ABCDEF")
+    before = batch.tokens.flatten()[batch.response_index]
+    assert {transform.tokenizer.decode([token]) for token in before.tolist()} == {" is"}
+    mixed = [found for step in range(6) for found in lessons.joint(step, 16, 1)]
+    lone = [found for found in mixed if any(id_.endswith(tasks.LOOK_UP) for id_ in found.ids)]
+    rows = [(found, row) for found in lone for row, id_ in enumerate(found.ids) if not id_.endswith(tasks.LOOK_UP)]
+    assert rows
+    for found, row in rows:  # every other answer is learned to its end
+        ends = found.labels[found.response_index // found.tokens.shape[1] == row][-1]
+        assert ends == transform.tokenizer.eot_id
