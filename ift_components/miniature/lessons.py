@@ -71,15 +71,6 @@ def subjects(style: str, side: int) -> tuple[Subject, Subject]:
     return Subject(CELL_SCHEMA, sample, draw), Subject(SCENE_SCHEMA, sample_scenes, partial(draw_scenes, side=side))
 
 
-def lookup_words(transform: Llama3VisionTransform) -> list[str]:
-    """Return the texts that look-ups use: every attribute value, and every word that is one token."""
-    values = {value for schema in (CELL_SCHEMA, SCENE_SCHEMA) for a in schema.attributes for value in a.values or ()}
-    tokenizer = transform.tokenizer
-    entries = (tokenizer.decode([i], skip_special_tokens=False) for i in range(256, tokenizer.base_vocab_size))
-    words = {entry[1:] for entry in entries if entry.startswith(" ") and entry[2:].isalpha() and entry[1:].isalpha()}
-    return sorted(values | words)
-
-
 class Lessons:
     """Makes the batches of each stage; a batch is a function of (seed, step, process) alone.
 
@@ -87,7 +78,7 @@ class Lessons:
         transform: the miniature's transform.
         style: the style that cells are drawn in.
         scenes: share of pictures that show shapes instead of a cell.
-        look_ups: share of the joint stage's instructions that need no image.
+        finds: share of instructions that are `find`, which needs no image.
         weights: how often each image task is drawn, by name, relative to the others; a task that is not named is not drawn.
         seed: seed of everything.
         rank: this process, so that each has lessons of its own.
@@ -102,12 +93,12 @@ class Lessons:
         *,
         style: str,
         scenes: float,
-        look_ups: float,
+        finds: float,
         weights: Mapping[str, float],
         seed: int,
         rank: int,
     ) -> None:
-        for name, share in (("scenes", scenes), ("look_ups", look_ups)):
+        for name, share in (("scenes", scenes), ("finds", finds)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is not a share, 0 to 1")
         known = {task.__name__: task for task in tasks.IMAGE_TASKS}
@@ -117,13 +108,14 @@ class Lessons:
             raise ConfigError(f"weights: {what}; tasks: {', '.join(known)}")
         self.transform = transform
         self.subjects = subjects(style, transform.transform_image.tile_size)
-        self._scenes, self._look_ups = scenes, look_ups
+        self._scenes, self._finds = scenes, finds
         self._tasks, self._weights = [known[name] for name in weights], list(weights.values())
-        self._words = lookup_words(transform)
-        encoded = (
-            transform.tokenizer.encode(f" {x}", add_bos=False, add_eos=False) for x in letters(tasks.MOST_OPTIONS)
+        self._words = sorted(
+            {word for subject in self.subjects for values in subject.choices.values() for word in values}
         )
-        self._letters = torch.tensor([tokens[0] for tokens in encoded])
+        said = (*letters(tasks.MOST_OPTIONS), *tasks.MARKS)
+        encoded = [transform.tokenizer.encode(f" {x}", add_bos=False, add_eos=False)[0] for x in said]
+        self._answers = torch.tensor(encoded)
         self._key = (seed, rank)
         reference = transform.transform_image
         self._mean, self._std = (torch.tensor(x).view(3, 1, 1) for x in (reference.mean, reference.std))
@@ -146,11 +138,20 @@ class Lessons:
         return number, self.normalise(self.subjects[number].draw(codes, generator)), torch.from_numpy(codes).long()
 
     def language(self, step: int, count: int) -> Batch:
-        """Return the language stage's batch: look-ups, under black images."""
-        _, rng = self._generators(1, step)
-        side = self.transform.transform_image.tile_size
-        image = self.normalise(np.zeros((1, side, side, 3), np.uint8))[0]
-        return self._batch([self._sample(tasks.look_up(self._words, rng), image) for _ in range(count)])
+        """Return the language stage's batch, without images: `find`, and the image tasks about a text that states values."""
+        generator, rng = self._generators(1, step)
+        turns = []
+        for _ in range(count):
+            if rng.random() < self._finds:
+                turns.append(tasks.find(self._words, rng))
+            else:
+                subject = self.subjects[rng.random() < self._scenes]
+                values = subject.values(subject.sample(1, generator)[0])
+                turns.append(tasks.reading(self._task(rng), values, subject.choices, rng))
+        return replace(self._batch([self._sample(turn, torch.zeros(1, 3, 1, 1)) for turn in turns]), images=None)
+
+    def _task(self, rng: random.Random) -> tasks.ImageTask:
+        return rng.choices(self._tasks, self._weights)[0]
 
     def joint(self, step: int, count: int, parts: int) -> list[Batch]:
         """Return the joint stage's batch in so many parts, cut by length so that little is padded."""
@@ -161,11 +162,10 @@ class Lessons:
             codes = subject.sample(number, generator)
             images = self.normalise(subject.draw(codes, generator))
             for row, image in zip(codes, images, strict=True):
-                if rng.random() < self._look_ups:
-                    turn = tasks.look_up(self._words, rng)
+                if rng.random() < self._finds:
+                    turn = tasks.find(self._words, rng)
                 else:
-                    task = rng.choices(self._tasks, self._weights)[0]
-                    turn = task(subject.values(row), subject.choices, rng)
+                    turn = self._task(rng)(subject.values(row), subject.choices, rng)
                 samples.append(self._sample(turn, image))
         samples.sort(key=lambda sample: len(sample["prompt"]) + len(sample["responses"][0]))
         cuts = [round(i * count / parts) for i in range(parts + 1)]
@@ -173,11 +173,11 @@ class Lessons:
         return [self._batch(piece) for piece in pieces if piece]
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        """Collate; of look-ups the letters alone stay labels, because which word comes next in them is chance."""
+        """Collate; of quizzes letters and marks alone stay labels, because which options come next in them is chance."""
         batch = collate(samples, self.transform)
-        look_up = torch.tensor([sample["id"].endswith(tasks.LOOK_UP) for sample in samples])
+        quiz = torch.tensor([sample["id"].endswith((tasks.QUIZ, tasks.FIND)) for sample in samples])
         row = batch.response_index // batch.tokens.shape[1]
-        kept = ~look_up[row] | torch.isin(batch.labels, self._letters)
+        kept = ~quiz[row] | torch.isin(batch.labels, self._answers)
         return replace(batch, response_index=batch.response_index[kept], labels=batch.labels[kept])
 
     def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:

@@ -1,7 +1,7 @@
-"""Pretrains the miniature to follow instructions, in three stages: option look-ups alone, encoder alone, everything together.
+"""Pretrains the miniature to follow instructions, in three stages: language alone, encoder alone, everything together.
 
-The order matters: binding an option's letter to its text is the hard skill for a small model, so that look-ups come first, many
-supervised ones in a sequence. Their accuracy stays at chance for some hundred steps and then rises suddenly.
+Binding an option's letter to its text is the hard skill for a small model. Single multiple-choice questions do not teach it;
+questions whose every option is marked as right or not do, which is why quizzes come first and stay to the end.
 """
 
 import json
@@ -57,9 +57,9 @@ class PretrainSettings:
         tokenizer: component that builds the model's transform.
         style: the style that cells are drawn in.
         scenes: share of pictures that show shapes instead of a cell.
-        look_ups: share of instructions in the joint stage that need no image.
+        finds: share of the tasks without image or text, to find a word among choices.
         weights: how often each task is drawn in the joint stage, relative to the others.
-        language: first stage, the language layers on look-ups.
+        language: first stage, the language layers on text alone.
         encoder: second stage, the vision encoder under one linear head per attribute.
         joint: third stage, everything.
         clip_grad_norm: largest norm of the gradient.
@@ -76,7 +76,7 @@ class PretrainSettings:
     tokenizer: dict[str, Any] = MISSING
     style: str = "schematic"
     scenes: float = MISSING
-    look_ups: float = MISSING
+    finds: float = MISSING
     weights: dict[str, float] = MISSING
     language: StageSettings = field(default_factory=StageSettings)
     encoder: StageSettings = field(default_factory=StageSettings)
@@ -141,7 +141,7 @@ class Pretraining:
             instantiate(cfg.tokenizer),
             style=cfg.style,
             scenes=cfg.scenes,
-            look_ups=cfg.look_ups,
+            finds=cfg.finds,
             weights=cfg.weights,
             seed=cfg.seed,
             rank=world.rank,

@@ -49,8 +49,11 @@ YES_NO = (
 LOOK_UP = "Name the letter of each choice."
 MOST_OPTIONS = 6
 _PLAINLY = 0.7  # share of multiple-choice questions that are worded as the paper's
-# Forms of a look-up and how many of them a sequence has.
-_LOOK_UPS = (("{word} is {letter}.", 10), (f"It is {{word}}. {ANSWER_PREFIX} {{letter}}.", 6))
+_MARKED = 0.5  # share of quizzes with marks
+_QUESTIONS = 4  # in a quiz
+MARKS = ("right", "not")
+QUIZ = "Make a quiz about it."
+FIND = "Find each word among the choices below it."
 
 
 def statement(name: str, value: str) -> str:
@@ -130,18 +133,46 @@ def choice_in_words(values: Values, choices: Choices, rng: random.Random) -> Tur
     return "\n".join([_question(name, rng), *lines, form]), answer
 
 
-def look_up(words: Sequence[str], rng: random.Random) -> Turn:
-    """Ask for the letters of options over and over: `y is B. x is A. y is B.`, a supervised look-up each (no image needed).
+def quiz(values: Values, choices: Choices, rng: random.Random) -> Turn:
+    """Ask many multiple-choice questions in one answer, half of the time with every option marked as right or not.
 
-    Words are drawn with replacement. Were each asked once, a model would do well by leaving out the letters it has named.
+    The marks teach to judge an option where it stands, a supervised judgement each; the letter is then only to be read off.
     """
-    options = rng.sample(words, rng.randint(2, MOST_OPTIONS))
-    pairs = list(zip(letters(len(options)), options, strict=True))
-    listed = [f"{letter}. {word}" for letter, word in pairs]
-    form, times = rng.choice(_LOOK_UPS)
-    answer = " ".join(form.format(word=word, letter=letter) for letter, word in rng.choices(pairs, k=times))
-    return "\n".join([*listed, LOOK_UP]), answer
+    marked = rng.random() < _MARKED
+    blocks = []
+    for name in rng.sample(list(values), min(_QUESTIONS, len(values))):
+        options = _options(name, values, choices, rng)
+        blocks.append(_block(_question(name, rng), options, options.index(values[name]), marked=marked))
+    return QUIZ, "\n".join(blocks)
+
+
+def find(words: Sequence[str], rng: random.Random) -> Turn:
+    """Ask for the option that is the word before them, list after list: a quiz that needs no image."""
+    marked = rng.random() < _MARKED
+    blocks = []
+    for _ in range(_QUESTIONS):
+        options = rng.sample(words, rng.randint(2, MOST_OPTIONS))
+        right = rng.randrange(len(options))
+        blocks.append(_block(options[right], options, right, marked=marked))
+    return FIND, "\n".join(blocks)
+
+
+def _block(question: str, options: Sequence[str], right: int, *, marked: bool) -> str:
+    """Return one question of a quiz with its options and answer."""
+    names = letters(len(options))
+    marks = [f" {MARKS[number != right]}" if marked else "" for number in range(len(options))]
+    lines = [f"{letter}. {option}{mark}" for letter, option, mark in zip(names, options, marks, strict=True)]
+    return "\n".join([question, *lines, f"{ANSWER_PREFIX} {names[right]}."])
+
+
+def reading(task: "ImageTask", values: Values, choices: Choices, rng: random.Random) -> Turn:
+    """Ask about a text that states some of the values, instead of an image."""
+    names = rng.sample(list(values), rng.randint(2, min(4, len(values))))
+    some = {name: values[name] for name in names}
+    text = rng.choice((describe, list_findings))(some, choices, rng)[1]
+    instruction, answer = task(some, choices, rng)
+    return f"{text}\n{instruction}", answer
 
 
 ImageTask = Callable[[Values, Choices, random.Random], Turn]
-IMAGE_TASKS: tuple[ImageTask, ...] = (describe, list_findings, ask, yes_no, multiple_choice, choice_in_words)
+IMAGE_TASKS: tuple[ImageTask, ...] = (describe, list_findings, ask, yes_no, quiz, multiple_choice, choice_in_words)

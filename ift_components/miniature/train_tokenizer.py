@@ -2,7 +2,7 @@
 
 Byte-level BPE over the miniature's instructions, answers and reports and the docstrings of Python's standard library (general
 English), written in tiktoken's format, with Llama 3's special tokens after the last entry in the order in which Llama 3 numbers
-them. The shipped one was made by Python 3.11.
+them. The shipped one was made by Python 3.11 before lists of findings and quizzes joined the tasks.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _LLAMA3_BASE_VOCABULARY = 128_000
 
 
 def miniature_texts(count: int = 1500) -> Iterator[str]:
-    """Yield the miniature's text: `count` times every task and a report, for cells and for shapes, and some look-ups."""
+    """Yield the miniature's text: `count` times every task and a report, for cells and for shapes, and some choices."""
     rng = random.Random(0)
     for schema in (SCHEMA, SCENE_SCHEMA):
         choices = {attribute.name: attribute.values or () for attribute in schema.attributes}
@@ -38,7 +38,7 @@ def miniature_texts(count: int = 1500) -> Iterator[str]:
     for instruction in tasks.DESCRIBE:
         yield from [instruction] * 100
     for _ in range(count // 5):
-        yield "\n".join(tasks.look_up(("red", "blue", "green", "round", "small", "large"), rng))
+        yield "\n".join(tasks.find(("red", "blue", "green", "round", "small", "large"), rng))
 
 
 def _english() -> Iterator[str]:

@@ -15,7 +15,7 @@ class Batch:
 
     Attributes:
         tokens: [b, s] token ids.
-        images: [b, 1, tiles, 3, h, w] normalised pixels.
+        images: [b, 1, tiles, 3, h, w] normalised pixels; None leaves out encoder and cross-attention, as for a text alone.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
         slot_index: [b * K] positions of the proxy slots in the flattened [b * s] sequence, row by row.
@@ -27,7 +27,7 @@ class Batch:
     """
 
     tokens: Tensor
-    images: Tensor
+    images: Tensor | None
     aspect_ratio: Tensor
     sees_image: Tensor
     slot_index: Tensor
@@ -81,8 +81,10 @@ class ResponseLoss(nn.Module):
         """
         decoder, encoder = self.model.decoder, self.model.encoder
         trains_encoder = any(parameter.requires_grad for parameter in encoder.parameters())
-        with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
-            image = encoder(batch.images.to(self.compute_dtype), batch.aspect_ratio)  # [b, image tokens, d]
+        image = None
+        if batch.images is not None:
+            with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
+                image = encoder(batch.images.to(self.compute_dtype), batch.aspect_ratio)  # [b, image tokens, d]
         h = self.embed(batch.tokens)
         b, s, d = h.shape
         if proxy is not None:
@@ -92,8 +94,9 @@ class ResponseLoss(nn.Module):
         for layer in decoder.layers:
             language_layer = layer
             if isinstance(layer, FusionLayer):
-                h = torch.where(sees_image, layer.fusion_layer(h, encoder_input=image), h)
                 language_layer = layer.layer
+                if image is not None:
+                    h = torch.where(sees_image, layer.fusion_layer(h, encoder_input=image), h)
             # Without a mask this is causal; padding comes after every real token.
             h = language_layer(h, mask=batch.mask, input_pos=batch.positions)
         h = h.reshape(-1, d).index_select(0, batch.response_index)

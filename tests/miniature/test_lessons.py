@@ -8,11 +8,11 @@ from PIL import Image
 from ift_components.data.images import ImageTransform
 from ift_components.errors import ConfigError
 from ift_components.miniature import tasks
-from ift_components.miniature.lessons import Lessons, lookup_words
+from ift_components.miniature.lessons import Lessons
 from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
 from ift_components.models import tiny_vision_transform
 
-SETTINGS = {"style": "schematic", "scenes": 0.3, "look_ups": 0.2, "weights": {"ask": 1.0, "multiple_choice": 2.0}}
+SETTINGS = {"style": "schematic", "scenes": 0.3, "finds": 0.2, "weights": {"ask": 1.0, "multiple_choice": 2.0}}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_parts_hold_every_sample_once(lessons):
 def test_shares(lessons):
     batches = [batch for step in range(20) for batch in lessons.joint(step, 32, 1)]
     ids = [id_ for batch in batches for id_ in batch.ids]
-    without_image = sum(id_.endswith(tasks.LOOK_UP) for id_ in ids)
+    without_image = sum(id_ == tasks.FIND for id_ in ids)
     assert without_image / len(ids) == pytest.approx(0.2, abs=0.05)
     numbers = [lessons.pictures(step, 2)[0] for step in range(300)]
     assert np.mean(numbers) == pytest.approx(0.3, abs=0.08)
@@ -80,12 +80,6 @@ def test_wrong_settings(transform, change, message):
         Lessons(transform, **{**SETTINGS, **change}, seed=0, rank=0)
 
 
-def test_lookup_words_hold_every_value(transform):
-    words = lookup_words(transform)
-    assert {"segmented-bilobed", "light blue", "Neutrophil", "triangle"} <= set(words)
-    assert len(words) > 200
-
-
 def test_scenes_show_their_attributes():
     generator = np.random.default_rng(0)
     codes = sample_scenes(40, generator)
@@ -100,17 +94,16 @@ def test_scenes_show_their_attributes():
         assert 0.01 * number < differs.mean() < 0.11 * number, (count, ground, colour)
 
 
-def test_of_look_ups_the_letters_alone_are_labels(lessons, transform):
-    batch = lessons.language(0, 8)
-    spoken = [transform.tokenizer.decode([token]) for token in batch.labels.tolist()]
-    assert 8 * 6 <= len(spoken) <= 8 * 10
-    assert {word.strip() for word in spoken} <= set("ABCDEF")
-    before = batch.tokens.flatten()[batch.response_index]
-    assert {transform.tokenizer.decode([token]) for token in before.tolist()} == {" is"}
-    mixed = [found for step in range(6) for found in lessons.joint(step, 16, 1)]
-    lone = [found for found in mixed if any(id_.endswith(tasks.LOOK_UP) for id_ in found.ids)]
-    rows = [(found, row) for found in lone for row, id_ in enumerate(found.ids) if not id_.endswith(tasks.LOOK_UP)]
-    assert rows
-    for found, row in rows:  # every other answer is learned to its end
-        ends = found.labels[found.response_index // found.tokens.shape[1] == row][-1]
-        assert ends == transform.tokenizer.eot_id
+def test_of_quizzes_letters_and_marks_alone_are_labels(transform):
+    lessons = Lessons(transform, **{**SETTINGS, "weights": {"quiz": 1.0, "ask": 1.0}}, seed=0, rank=0)
+    said = set()
+    for step in range(3):
+        for batch in (lessons.language(step, 16), *lessons.joint(step, 16, 1)):
+            assert (batch.images is None) == any("\n" in id_ for id_ in batch.ids)
+            for row, id_ in enumerate(batch.ids):
+                labels = batch.labels[batch.response_index // batch.tokens.shape[1] == row].tolist()
+                if id_.endswith((tasks.QUIZ, tasks.FIND)):
+                    said |= {transform.tokenizer.decode([token]).strip() for token in labels}
+                else:  # every other answer is learned to its end
+                    assert labels[-1] == transform.tokenizer.eot_id
+    assert said == {*"ABCDEF", "right", "not"}

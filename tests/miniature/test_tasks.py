@@ -47,14 +47,45 @@ def test_choices_in_words_agree_with_their_letters(drawn):
         assert answer[1:3] != ". " or options[answer[0]] == stated
 
 
-def test_look_ups_are_true(drawn):
-    _, rng = drawn
+def _blocks(answer):
+    """Split a quiz into its questions: the question, options with marks, and the letter."""
+    for block in re.split(r"(?<=\.)\n(?=[^A-F]|[A-F][^.])(?!The correct)", answer):
+        question, *lines, last = block.split("\n")
+        options = {line[0]: line[3:] for line in lines}
+        yield question, options, re.fullmatch(r"The correct answer is ([A-F])\.", last)[1]
+
+
+def test_quizzes_are_right_and_half_of_them_marked(drawn):
+    values, rng = drawn
     words = ["round", "light blue", "green", "small", "yes", "four", "cell"]
-    prompt, answer = tasks.look_up(words, rng)
-    options = dict(line.split(". ", 1) for line in prompt.split("\n")[:-1])
-    stated = re.findall(r"(?:It is ([a-z ]+)\. The correct answer is|([a-z ]+) is) ([A-F])\.", answer)
-    assert len(stated) in (6, 10)
-    assert all(options[letter] == (a or b).strip() for a, b, letter in stated)
+    marked = 0
+    for number in range(60):
+        task = (tasks.quiz(values, CHOICES, rng), tasks.find(words, rng))[number % 2]
+        questions = list(_blocks(task[1]))
+        assert len(questions) == 4
+        for question, options, letter in questions:
+            marks = {key: text.endswith(" right") for key, text in options.items() if text.endswith((" right", " not"))}
+            marked += bool(marks)
+            assert marks in ({}, {key: key == letter for key in options})
+            texts = {key: re.sub(" (right|not)$", "", text) for key, text in options.items()}
+            if number % 2:
+                assert texts[letter] == question
+            else:
+                assert [
+                    name
+                    for name, value in values.items()
+                    if value == texts[letter] and set(texts.values()) <= set(CHOICES[name])
+                ]
+    assert 240 * 0.3 < marked < 240 * 0.7
+
+
+def test_reading_states_what_it_asks_about(drawn):
+    values, rng = drawn
+    prompt, answer = tasks.reading(tasks.ask, values, CHOICES, rng)
+    text, question = prompt.split("\n")
+    value = re.fullmatch(r"The .* is (.*)\.", answer)[1]
+    assert value in text
+    assert question
 
 
 def test_yes_and_no_are_equally_frequent_and_right():
