@@ -44,7 +44,7 @@ def _inside(shape: NDArray[np.int8], x: NDArray[np.float32], y: NDArray[np.float
 
 
 def draw_scenes(codes: NDArray[np.int8], generator: np.random.Generator, *, side: int = 84) -> NDArray[np.uint8]:
-    """Draw scenes: each shape at a random place in a quarter of the picture, turned and sized at random, with some noise.
+    """Draw scenes: each shape at a random place in a quarter of the picture, tilted and sized at random, with some noise.
 
     Args:
         codes: what `sample_scenes` returns, [n, 4].
@@ -62,9 +62,9 @@ def draw_scenes(codes: NDArray[np.int8], generator: np.random.Generator, *, side
     order = generator.permuted(np.tile(np.arange(4), (n, 1)), axis=1)
     cover = np.zeros((n, side, side), np.float32)
     for slot in range(4):
-        radius = generator.uniform(0.22, 0.36, (n, 1, 1)).astype(np.float32)
+        radius = generator.uniform(0.27, 0.37, (n, 1, 1)).astype(np.float32)
         place = _CELLS[order[:, slot]] + generator.uniform(-0.1, 0.1, (n, 2)).astype(np.float32)
-        turn = generator.uniform(0, 2 * np.pi, (n, 1, 1)).astype(np.float32)
+        turn = generator.uniform(-0.25, 0.25, (n, 1, 1)).astype(np.float32)  # radians
         x, y = grid_x - place[:, 0, None, None], grid_y - place[:, 1, None, None]
         cos, sin = np.cos(turn) / radius, np.sin(turn) / radius
         distance = _inside(codes[:, 1], x * cos + y * sin, y * cos - x * sin)
