@@ -14,7 +14,13 @@ def test_demo(tmp_path):
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     rows = {line[:20].strip(): line.split()[-5:] for line in result.stdout.splitlines() if line[-5:-3] in ("0.", "1.")}
     assert {"without fine-tuning", "FT", "InstFree + shuffling"} <= set(rows)
-    assert float(rows["InstFree + shuffling"][0]) > float(rows["FT"][0])
+    before, tuned, free = (
+        [float(x) for x in rows[name]] for name in ("without fine-tuning", "FT", "InstFree + shuffling")
+    )
+    assert tuned[1] < 0.7  # fine-tuning forgets the form of answers, instruction-free tuning does not, and it learns
+    assert free[1] > 0.97
+    assert free[0] > max(before[0], tuned[2]) + 0.1
+    assert free[3] > before[3] + 0.2
     for name in ("contact_sheet.png", "comparison.png"):
         assert min(Image.open(out / name).size) > 400
     again = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
