@@ -1,5 +1,7 @@
 """The training forward against torchtune's own, and what it computes gradients for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -140,3 +142,12 @@ def test_packed_responses_equal_separate_samples():
         torch.testing.assert_close(
             gradient, wanted[name], atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_without_images_is_the_model_with_closed_gates(batch):
+    model = tiny_llama3_2_vision(init_gate=0.0)
+    proxy = torch.randn(K, 128)
+    module = ResponseLoss(model)
+    expected = module(batch, proxy)
+    torch.testing.assert_close(module(replace(batch, images=None), proxy), expected)
+    torch.testing.assert_close(ResponseLoss(tiny_llama3_2_vision())(replace(batch, images=None), proxy), expected)
