@@ -1,4 +1,4 @@
-"""Compares ways of tuning the miniature over several seeds: `python -m ift_components.miniature.study FOLDER`.
+"""Compares ways of tuning the miniature over several seeds: `python -m ift_components.miniature.study FOLDER [key=value ...]`.
 
 Every run is kept in FOLDER and not repeated, so a study that was stopped goes on with the same command. Leaves FOLDER/table.md:
 mean and standard deviation over the seeds.
@@ -129,7 +129,9 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=300, help="open questions and unrelated tasks (default 300 of each)"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to both training configs")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to both training configs, right after FOLDER"
+    )
     args = parser.parse_intermixed_args()
     try:
         folder, data = args.folder.absolute(), args.data or prepared_smears("smear")
