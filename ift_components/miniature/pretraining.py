@@ -58,7 +58,7 @@ class PretrainSettings:
         style: the style that cells are drawn in.
         scenes: share of pictures that show shapes instead of a cell.
         finds: share of the tasks without image or text, to find a word among choices.
-        weights: how often each task is drawn in the joint stage, relative to the others.
+        weights: how often each task is drawn, relative to the others.
         language: first stage, the language layers on text alone.
         encoder: second stage, the vision encoder under one linear head per attribute.
         joint: third stage, everything.
@@ -207,9 +207,7 @@ class Pretraining:
             batch = self.lessons.language(step, stage.batch_size).to(self.world.device)
             yield self.module(batch, None), len(batch.labels)
 
-        self.model.encoder.requires_grad_(requires_grad=False)
         self._train("language", stage, self._part("decoder"), passes)
-        self.model.encoder.requires_grad_(requires_grad=True)
 
     def _joint(self) -> None:
         stage, parts = self.cfg.joint, self.cfg.micro_batches

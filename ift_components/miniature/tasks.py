@@ -46,7 +46,6 @@ YES_NO = (
     ("Is it right that the {name} is {value}?", "Yes.", "No."),
     ("True or false: the {name} is {value}.", "True.", "False."),
 )
-LOOK_UP = "Name the letter of each choice."
 MOST_OPTIONS = 6
 _PLAINLY = 0.7  # share of multiple-choice questions that are worded as the paper's
 _MARKED = 0.5  # share of quizzes with marks

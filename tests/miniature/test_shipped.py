@@ -27,11 +27,11 @@ def test_its_scores(world, tmp_path):
     smear = score(None, "smear", world, count=300, folder=tmp_path / "smear")
     assert schematic["well_formed"] >= 0.99
     assert schematic["accuracy"] >= 0.85
-    assert schematic[OPEN] >= 0.85
+    assert schematic[OPEN] >= 0.9
     assert schematic[UNRELATED] >= 0.75
     assert smear["well_formed"] >= 0.99
     assert smear["chance"] < smear["accuracy"] < schematic["accuracy"] - 0.15
-    assert smear[OPEN] < schematic[OPEN] - 0.15
+    assert 0.4 < smear[OPEN] < schematic[OPEN] - 0.15
     assert smear[UNRELATED] == schematic[UNRELATED]  # the same pictures of shapes
 
 
