@@ -24,9 +24,11 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
         question: the question's sentence.
         options: the options' texts, in order.
     """
-    names = letters(len(options))
-    lines = [f"{letter}. {option}" for letter, option in zip(names, options, strict=True)]
-    form = (
-        f'Response with only the letter of the correct choice, starting with "{ANSWER_PREFIX} [{" or ".join(names)}].".'
-    )
-    return "\n".join([question, *lines, form])
+    named = " or ".join(letters(len(options)))
+    form = f'Response with only the letter of the correct choice, starting with "{ANSWER_PREFIX} [{named}].".'
+    return "\n".join([question, *option_lines(options), form])
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """Return the options' texts, each behind its letter."""
+    return [f"{letter}. {option}" for letter, option in zip(letters(len(options)), options, strict=True)]

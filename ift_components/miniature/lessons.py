@@ -137,6 +137,11 @@ class Lessons:
         codes = self.subjects[number].sample(count, generator)
         return number, self.normalise(self.subjects[number].draw(codes, generator)), torch.from_numpy(codes).long()
 
+    def find(self, step: int, count: int) -> Batch:
+        """Return the first stage's batch, without images: `find` alone."""
+        _, rng = self._generators(3, step)
+        return self._without_images([tasks.find(self._words, rng) for _ in range(count)])
+
     def language(self, step: int, count: int) -> Batch:
         """Return the language stage's batch, without images: `find`, and the image tasks about a text that states values."""
         generator, rng = self._generators(1, step)
@@ -148,7 +153,11 @@ class Lessons:
                 subject = self.subjects[rng.random() < self._scenes]
                 values = subject.values(subject.sample(1, generator)[0])
                 turns.append(tasks.reading(self._task(rng), values, subject.choices, rng))
-        return replace(self._batch([self._sample(turn, torch.zeros(1, 3, 1, 1)) for turn in turns]), images=None)
+        return self._without_images(turns)
+
+    def _without_images(self, turns: Sequence[tasks.Turn]) -> Batch:
+        samples = [self._sample(turn, torch.zeros(1, 3, 1, 1)) for turn in turns]
+        return replace(self._batch(samples), images=None)
 
     def _task(self, rng: random.Random) -> tasks.ImageTask:
         return rng.choices(self._tasks, self._weights)[0]

@@ -1,7 +1,7 @@
-"""Pretrains the miniature to follow instructions, in three stages: language alone, encoder alone, everything together.
+"""Pretrains the miniature to follow instructions, in four stages: finding words, language, the encoder, everything.
 
 Binding an option's letter to its text is the hard skill for a small model. Single multiple-choice questions do not teach it;
-questions whose every option is marked as right or not do, which is why quizzes come first and stay to the end.
+questions whose every option is marked as right or not do, which is why such lists come first and stay to the end.
 """
 
 import json
@@ -26,7 +26,7 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.files import atomic_path, write_json
 from ift_components.miniature.lessons import Lessons
 from ift_components.models.build import build_model
-from ift_components.models.forward import ResponseLoss
+from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.training.distributed import World
 from ift_components.training.settings import parse_dtype
@@ -48,6 +48,17 @@ class StageSettings:
 
 
 @dataclass
+class JointSettings(StageSettings):
+    """The joint stage.
+
+    Attributes:
+        encoder_lr: highest learning rate of the vision encoder; at the language layers' rate it loses what its stage taught it.
+    """
+
+    encoder_lr: float = MISSING
+
+
+@dataclass
 class PretrainSettings:
     """The pretraining of the miniature.
 
@@ -57,11 +68,12 @@ class PretrainSettings:
         tokenizer: component that builds the model's transform.
         style: the style that cells are drawn in.
         scenes: share of pictures that show shapes instead of a cell.
-        finds: share of the tasks without image or text, to find a word among choices.
+        finds: share of the tasks without image or text, to find a word among choices, after the first stage.
         weights: how often each task is drawn, relative to the others.
-        language: first stage, the language layers on text alone.
-        encoder: second stage, the vision encoder under one linear head per attribute.
-        joint: third stage, everything.
+        find: first stage, the language layers on finding words among choices.
+        language: second stage, the language layers on text alone.
+        encoder: third stage, the vision encoder under one linear head per attribute.
+        joint: fourth stage, everything.
         clip_grad_norm: largest norm of the gradient.
         weight_decay: of the layers' matrices.
         micro_batches: forward passes that a joint step is cut into.
@@ -78,9 +90,10 @@ class PretrainSettings:
     scenes: float = MISSING
     finds: float = MISSING
     weights: dict[str, float] = MISSING
+    find: StageSettings = field(default_factory=StageSettings)
     language: StageSettings = field(default_factory=StageSettings)
     encoder: StageSettings = field(default_factory=StageSettings)
-    joint: StageSettings = field(default_factory=StageSettings)
+    joint: JointSettings = field(default_factory=JointSettings)
     clip_grad_norm: float = 1.0
     weight_decay: float = 0.05
     micro_batches: int = 2
@@ -118,7 +131,7 @@ class Heads(nn.Module):
 
 
 class Pretraining:
-    """The three stages.
+    """The four stages.
 
     Args:
         cfg: a config of `PretrainSettings`.
@@ -131,8 +144,9 @@ class Pretraining:
     def __init__(self, cfg: DictConfig, world: World) -> None:
         self.cfg, self.world = cfg, world
         self.dtype = parse_dtype(cfg.save_dtype, "save_dtype")
-        for key in ("encoder", "language", "joint"):
-            if min(cfg[key].steps, cfg[key].batch_size) < 1 or cfg[key].lr <= 0:
+        for key in ("find", "language", "encoder", "joint"):
+            rates = [value for name, value in cfg[key].items() if name.endswith("lr")]
+            if min(cfg[key].steps, cfg[key].batch_size) < 1 or min(rates) <= 0:
                 raise ConfigError(f"{key}: every value must be above 0, not {dict(cfg[key])}")
         self.folder = Path(cfg.output_dir)
         self.model = build_model(cfg.model, meta=False).to(world.device)
@@ -168,7 +182,8 @@ class Pretraining:
         """Train all stages that are not there yet, and write the checkpoint."""
         begin = time.perf_counter()
         self.model.train()
-        for name, train in (("language", self._language), ("encoder", self._encoder), ("joint", self._joint)):
+        stages = {"find": self._find, "language": self._language, "encoder": self._encoder, "joint": self._joint}
+        for name, train in stages.items():
             path = self.folder / f"{name}.safetensors"
             if path.is_file():
                 self.model.load_state_dict(load_file(path))
@@ -200,14 +215,20 @@ class Pretraining:
 
         self._train("encoder", stage, [*self._part("encoder"), *heads.named_parameters()], passes)
 
+    def _find(self) -> None:
+        self._without_images("find", self.lessons.find)
+
     def _language(self) -> None:
-        stage = self.cfg.language
+        self._without_images("language", self.lessons.language)
+
+    def _without_images(self, name: str, lesson: Callable[[int, int], Batch]) -> None:
+        stage = self.cfg[name]
 
         def passes(step: int) -> Iterator[tuple[Tensor, int]]:
-            batch = self.lessons.language(step, stage.batch_size).to(self.world.device)
+            batch = lesson(step, stage.batch_size).to(self.world.device)
             yield self.module(batch, None), len(batch.labels)
 
-        self._train("language", stage, self._part("decoder"), passes)
+        self._train(name, stage, self._part("decoder"), passes)
 
     def _joint(self) -> None:
         stage, parts = self.cfg.joint, self.cfg.micro_batches
@@ -234,11 +255,7 @@ class Pretraining:
             passes: gives the forward passes of a step: each a summed loss and the number of terms in the sum.
         """
         parameters = [parameter for _, parameter in named]
-        matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]  # noqa: PLR2004
-        chosen = set(map(id, matrices))
-        others = [p for p in parameters if id(p) not in chosen]
-        groups = [{"params": matrices, "weight_decay": self.cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.95))
+        optimizer = torch.optim.AdamW(self._groups(stage, named), betas=(0.9, 0.95))
         schedule = LambdaLR(optimizer, partial(_rate, steps=stage.steps))
         sums, begin = torch.zeros(2), time.perf_counter()
         for step in range(stage.steps):
@@ -258,6 +275,15 @@ class Pretraining:
             if (step + 1) % self.cfg.log_every_steps == 0 or step + 1 == stage.steps:
                 self._log(name, step + 1, sums, begin)
                 sums.zero_()
+
+    def _groups(self, stage: DictConfig, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """Return the optimizer's groups, by learning rate and weight decay."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in named:
+            lr = stage.get("encoder_lr", stage.lr) if name.startswith("encoder.") else stage.lr
+            decay = self.cfg.weight_decay if parameter.ndim == 2 and ".layers." in name else 0.0  # noqa: PLR2004
+            groups.setdefault((lr, decay), []).append(parameter)
+        return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
 
     def _average(self, parameters: Sequence[nn.Parameter], count: float) -> None:
         """Turn gradients of this process's summed loss into those of the mean over all processes."""

@@ -7,7 +7,7 @@ in a dataset's reports ("irregular nucleus shape, ..."). A model that answers ev
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt
+from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt, option_lines
 
 Values = Mapping[str, str]  # attribute name to its value, those that apply
 Choices = Mapping[str, Sequence[str]]  # attribute name to all of its values
@@ -116,8 +116,7 @@ def choice_in_words(values: Values, choices: Choices, rng: random.Random) -> Tur
     """Ask a multiple-choice question whose answer repeats the option's text, which ties texts to letters."""
     name = rng.choice(list(values))
     options = _options(name, values, choices, rng)
-    names = letters(len(options))
-    letter = names[options.index(values[name])]
+    letter = letters(len(options))[options.index(values[name])]
     form, answer = rng.choice(
         (
             ("Answer with the letter and the text.", f"{letter}. {values[name]}"),
@@ -128,8 +127,7 @@ def choice_in_words(values: Values, choices: Choices, rng: random.Random) -> Tur
             ),
         )
     )
-    lines = [f"{letter}. {option}" for letter, option in zip(names, options, strict=True)]
-    return "\n".join([_question(name, rng), *lines, form]), answer
+    return "\n".join([_question(name, rng), *option_lines(options), form]), answer
 
 
 def quiz(values: Values, choices: Choices, rng: random.Random) -> Turn:
@@ -158,10 +156,9 @@ def find(words: Sequence[str], rng: random.Random) -> Turn:
 
 def _block(question: str, options: Sequence[str], right: int, *, marked: bool) -> str:
     """Return one question of a quiz with its options and answer."""
-    names = letters(len(options))
     marks = [f" {MARKS[number != right]}" if marked else "" for number in range(len(options))]
-    lines = [f"{letter}. {option}{mark}" for letter, option, mark in zip(names, options, marks, strict=True)]
-    return "\n".join([question, *lines, f"{ANSWER_PREFIX} {names[right]}."])
+    lines = option_lines([f"{option}{mark}" for option, mark in zip(options, marks, strict=True)])
+    return "\n".join([question, *lines, f"{ANSWER_PREFIX} {letters(len(options))[right]}."])
 
 
 def reading(task: "ImageTask", values: Values, choices: Choices, rng: random.Random) -> Turn:

@@ -107,3 +107,14 @@ def test_of_quizzes_letters_and_marks_alone_are_labels(transform):
                 else:  # every other answer is learned to its end
                     assert labels[-1] == transform.tokenizer.eot_id
     assert said == {*"ABCDEF", "right", "not"}
+
+
+def test_the_first_lessons_are_to_find_words_alone(lessons, transform):
+    batch = lessons.find(0, 8)
+    assert batch.images is None
+    assert set(batch.ids) == {tasks.FIND}
+    assert {transform.tokenizer.decode([token]).strip() for token in batch.labels.tolist()} <= {
+        *"ABCDEF",
+        "right",
+        "not",
+    }

@@ -11,7 +11,8 @@ from ift_components.data.schema import Attribute, Schema
 from ift_components.errors import ConfigError
 from ift_components.miniature.pretraining import Heads, Pretraining, PretrainSettings
 
-SHORT = [f"{stage}.{key}" for stage in ("encoder", "language", "joint") for key in ("steps=6", "batch_size=4")]
+STAGES = ("find", "language", "encoder", "joint")
+SHORT = [f"{stage}.{key}" for stage in STAGES for key in ("steps=6", "batch_size=4")]
 
 
 def config(out, *more):
@@ -20,15 +21,14 @@ def config(out, *more):
     )
 
 
-def test_three_stages_in_two_processes(tune, tmp_path):
+def test_its_stages_in_two_processes(tune, tmp_path):
     out = tmp_path / "out"
     given = [*SHORT, "log_every_steps=3", f"output_dir={out}"]
     tune("--nproc_per_node", "2", "tiny_pretrain", "--config", "tiny_pretrain.yaml", *given, cwd=tmp_path)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    stages = ("language", "encoder", "joint")
-    assert [(row["stage"], row["step"]) for row in rows] == [(stage, step) for stage in stages for step in (3, 6)]
+    assert [(row["stage"], row["step"]) for row in rows] == [(stage, step) for stage in STAGES for step in (3, 6)]
     loss = {(row["stage"], row["step"]): row["loss"] for row in rows}
-    assert loss["language", 6] < loss["language", 3]
+    assert loss["find", 6] < loss["find", 3]
     assert loss["joint", 6] < loss["joint", 3]
     saved = load_file(out / "checkpoint" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.bfloat16}
@@ -38,9 +38,10 @@ def test_stages_train_their_part_and_whole_ones_are_not_repeated(world, tmp_path
     first = Pretraining(config(tmp_path / "out"), world)
     begin = {name: value.clone() for name, value in first.model.state_dict().items()}
     first.run()
-    stages = {name: load_file(tmp_path / "out" / f"{name}.safetensors") for name in ("encoder", "language", "joint")}
+    stages = {name: load_file(tmp_path / "out" / f"{name}.safetensors") for name in STAGES}
     moved = {n: {k.split(".")[0] for k, v in stages[n].items() if not torch.equal(v, begin[k])} for n in stages}
-    assert moved == {"language": {"decoder"}, "encoder": {"encoder", "decoder"}, "joint": {"encoder", "decoder"}}
+    both = {"encoder", "decoder"}
+    assert moved == {"find": {"decoder"}, "language": {"decoder"}, "encoder": both, "joint": both}
     kept = [name for name in begin if name.startswith("decoder.")]
     assert all(torch.equal(stages["encoder"][name], stages["language"][name]) for name in kept)
     (tmp_path / "out" / "joint.safetensors").unlink()
@@ -52,12 +53,25 @@ def test_stages_train_their_part_and_whole_ones_are_not_repeated(world, tmp_path
         Pretraining(config(tmp_path / "out"), world)
 
 
+def test_the_joint_stage_moves_the_encoder_at_its_own_rate(world, tmp_path):
+    Pretraining(config(tmp_path / "out", "joint.encoder_lr=1e-12"), world).run()
+    before, after = (load_file(tmp_path / "out" / f"{name}.safetensors") for name in ("encoder", "joint"))
+    moved = {part: 0.0 for part in ("encoder", "decoder")}
+    for name, value in after.items():
+        part = name.split(".")[0]
+        moved[part] = max(moved[part], float((value - before[name]).abs().max()))
+    assert moved["encoder"] < 1e-6
+    assert moved["decoder"] > 1e-3
+
+
 def test_another_config_in_the_same_folder_is_refused(world, tmp_path):
     Pretraining(config(tmp_path / "out"), world)
     with pytest.raises(ConfigError, match="is another pretraining's"):
         Pretraining(config(tmp_path / "out", "seed=1"), world)
     with pytest.raises(ConfigError, match="joint: every value must be above 0"):
         Pretraining(config(tmp_path / "other", "joint.steps=0"), world)
+    with pytest.raises(ConfigError, match="joint: every value must be above 0"):
+        Pretraining(config(tmp_path / "other", "joint.encoder_lr=0"), world)
 
 
 def test_heads_sum_the_cross_entropy_of_applicable_attributes():
