@@ -56,7 +56,7 @@ def test_stages_train_their_part_and_whole_ones_are_not_repeated(world, tmp_path
 def test_the_joint_stage_moves_the_encoder_at_its_own_rate(world, tmp_path):
     Pretraining(config(tmp_path / "out", "joint.encoder_lr=1e-12"), world).run()
     before, after = (load_file(tmp_path / "out" / f"{name}.safetensors") for name in ("encoder", "joint"))
-    moved = {part: 0.0 for part in ("encoder", "decoder")}
+    moved = dict.fromkeys(("encoder", "decoder"), 0.0)
     for name, value in after.items():
         part = name.split(".")[0]
         moved[part] = max(moved[part], float((value - before[name]).abs().max()))

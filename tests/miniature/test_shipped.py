@@ -28,7 +28,7 @@ def test_its_scores(world, tmp_path):
     assert schematic["well_formed"] >= 0.99
     assert schematic["accuracy"] >= 0.85
     assert schematic[OPEN] >= 0.9
-    assert schematic[UNRELATED] >= 0.75
+    assert schematic[UNRELATED] >= 0.9
     assert smear["well_formed"] >= 0.99
     assert smear["chance"] < smear["accuracy"] < schematic["accuracy"] - 0.15
     assert 0.4 < smear[OPEN] < schematic[OPEN] - 0.15
