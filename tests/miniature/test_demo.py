@@ -17,10 +17,12 @@ def test_demo(tmp_path):
     before, tuned, free = (
         [float(x) for x in rows[name]] for name in ("without fine-tuning", "FT", "InstFree + shuffling")
     )
-    assert tuned[1] < 0.7  # fine-tuning forgets the form of answers, instruction-free tuning does not, and it learns
+    # Fine-tuning learns little that a question brings out and forgets; instruction-free tuning learns, and forgets less.
     assert free[1] > 0.97
-    assert free[0] > max(before[0], tuned[2]) + 0.1
-    assert free[3] > before[3] + 0.2
+    assert free[0] > before[0] + 0.15
+    assert free[0] > max(tuned[0], tuned[2]) + 0.05
+    assert free[3] > max(before[3], tuned[3]) + 0.2
+    assert before[4] > free[4] > tuned[4]
     for name in ("contact_sheet.png", "comparison.png"):
         assert min(Image.open(out / name).size) > 400
     again = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
