@@ -29,6 +29,7 @@ def test_its_stages_in_two_processes(tune, tmp_path):
     assert [(row["stage"], row["step"]) for row in rows] == [(stage, step) for stage in STAGES for step in (3, 6)]
     loss = {(row["stage"], row["step"]): row["loss"] for row in rows}
     assert loss["find", 6] < loss["find", 3]
+    assert loss["language", 6] < loss["language", 3]
     assert loss["joint", 6] < loss["joint", 3]
     saved = load_file(out / "checkpoint" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.bfloat16}
