@@ -3,7 +3,7 @@
     tune run tiny_pretrain --config tiny_pretrain.yaml output_dir=OUT
     tune run --nproc_per_node 2 tiny_pretrain --config tiny_pretrain.yaml output_dir=OUT
 
-OUT/checkpoint holds the model in Hugging Face layout; the package ships the one that this makes.
+OUT/checkpoint holds the model in Hugging Face layout. The shipped one's model card tells how it was made with these stages.
 """
 
 from omegaconf import DictConfig
