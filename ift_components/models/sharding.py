@@ -73,6 +73,10 @@ def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_off
     }
     if cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    for unit in [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection]:
+    units = [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection, module]
+    if mesh.shape[-1] == 1 and not cpu_offload:
+        # Every process holds all of the model: gathering a frozen weight would only copy it.
+        options["ignored_params"] = {p for p in module.parameters() if not p.requires_grad}
+        units = [unit for unit in units if any(p.requires_grad for p in unit.parameters())]
+    for unit in units:
         fully_shard(unit, **options)
-    fully_shard(module, **options)

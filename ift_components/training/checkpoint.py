@@ -59,13 +59,19 @@ def tensors(trainer: Trainer, rank: int) -> dict[str, Tensor]:
 def _prepare_optimizer(trainer: Trainer, stored: Mapping[str, Any]) -> None:
     """Give the optimizer empty state of the stored shapes, for loading to fill."""
     optimizer: Optimizer = trainer.optimizer
+    groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in _named_parameters(trainer).items():
         prefix = f"optimizer/{name}/"
+        # A fused optimizer counts its steps where the parameter lies, any other on the host.
+        counts_there = groups[parameter].get("fused") or groups[parameter].get("capturable")
+        scalars = parameter.device if counts_there else torch.device("cpu")
         for full, entry in stored.items():
             if full.startswith(prefix) and isinstance(entry, TensorStorageMetadata):
                 kind = entry.properties.dtype
-                like = entry.size == parameter.shape
-                empty = torch.zeros_like(parameter, dtype=kind) if like else torch.zeros(entry.size, dtype=kind)
+                if entry.size == parameter.shape:
+                    empty = torch.zeros_like(parameter, dtype=kind)
+                else:
+                    empty = torch.zeros(entry.size, dtype=kind, device=scalars)
                 optimizer.state[parameter][full.removeprefix(prefix)] = empty.detach()
 
 

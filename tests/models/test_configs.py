@@ -84,6 +84,7 @@ def test_11b_uses_the_papers_settings():
     cfg = load("llama32v_ift.yaml")
     assert (cfg.proxy.num_vectors, cfg.proxy.momentum, cfg.epochs, cfg.clip_grad_norm) == (8, 0.999, 5, 1.0)
     assert (cfg.optimizer._component_, cfg.optimizer.lr, cfg.dtype) == ("torch.optim.AdamW", 2e-5, "bf16")
+    assert cfg.optimizer.fused
     assert (cfg.batch_size, cfg.gradient_accumulation_steps, cfg.lr_scheduler) == (2, 1, None)
     assert load("llama32v_warmup.yaml").epochs == 1
     assert (load("llama32v_eval.yaml").max_new_tokens, load("llama32v_eval.yaml").scoring) == (50, "generate")

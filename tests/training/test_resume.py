@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.checkpoint.metadata import TensorProperties, TensorStorageMetadata
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.proxy import UpdateRule, random_theta, save_proxy
-from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checkpoint import Checkpointer, _prepare_optimizer
 from ift_components.training.run import STOPPED, TrainingRun
 
 STEPS = 9
@@ -79,11 +82,14 @@ def config(train_config, tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("rule", "workers"), [("track", 2), ("restart", 0)])
-def test_resumed_run_is_bit_identical(config, world, tmp_path, rule, workers):
+@pytest.mark.parametrize(
+    ("more", "workers"),
+    [(["proxy.rule=track"], 2), (["proxy.rule=restart"], 0), (["dtype=bf16", "optimizer.fused=true"], 0)],
+)
+def test_resumed_run_is_bit_identical(config, world, tmp_path, more, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(config("whole", f"proxy.rule={rule}"), world)
-    options = [f"proxy.rule={rule}", "resume=true"]
+    run(config("whole", *more), world)
+    options = [*more, "resume=true"]
     for stop in (1, 3, 6, 7):  # before the first checkpoint, between two, just after one, in the second epoch
         with pytest.raises(KilledError):
             run(config("parts", *options, f"num_workers={workers}"), world, stop_after=stop)
@@ -91,6 +97,24 @@ def test_resumed_run_is_bit_identical(config, world, tmp_path, rule, workers):
     assert losses(parts) == losses(whole)
     assert len(losses(whole)) == STEPS
     assert_identical(weights(parts), weights(whole))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_step_counts_wait_where_the_optimizer_keeps_them(fused):
+    parameter = nn.Parameter(torch.empty(3, device="meta"))  # stands for a GPU
+    optimizer = torch.optim.AdamW([parameter], lr=1e-3)
+    optimizer.param_groups[0]["fused"] = fused
+    trainer = SimpleNamespace(
+        optimizer=optimizer, proxy=None, module=SimpleNamespace(model=nn.ParameterDict({"w": parameter}))
+    )
+    shapes = {"exp_avg": torch.Size([3]), "step": torch.Size([])}
+    entries = {
+        f"optimizer/w/{name}": TensorStorageMetadata(TensorProperties(torch.float32), shape, [])
+        for name, shape in shapes.items()
+    }
+    _prepare_optimizer(trainer, entries)
+    devices = {name: value.device.type for name, value in optimizer.state[parameter].items()}
+    assert devices == {"exp_avg": "meta", "step": "meta" if fused else "cpu"}
 
 
 def test_only_the_newest_checkpoints_are_kept_whole(config, world, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from ift_components.errors import ConfigError
 from ift_components.models import tiny_llama3_2_vision
@@ -65,7 +66,18 @@ def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world
         if "embedding" in name and "clip" in name:
             continue  # positions of grids that four tiles cannot form are not kept
         expected = wanted[name].detach().to(torch.bfloat16)
-        assert torch.equal(parameter.full_tensor().to(torch.bfloat16), expected), name
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        assert torch.equal(whole.to(torch.bfloat16), expected), name
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_one_process_gathers_no_frozen_weight(train_config, world, frozen):
+    """A copy of every frozen weight in every pass would be all that sharding over one process does."""
+    module = build_module(train_config("dtype=bf16"), world, frozen=frozen)
+    for name, parameter in module.named_parameters():
+        assert isinstance(parameter, DTensor) is parameter.requires_grad, name
+    offloaded = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
+    assert all(isinstance(parameter, DTensor) for parameter in offloaded.parameters())  # gathering is what brings it over
 
 
 def test_part_learning_rates_and_validation(train_config, world, tmp_path, prepared):
@@ -113,18 +125,19 @@ def test_uneven_copies_are_named(world):
         World(0, 4, world.device, world.mesh).sharding_mesh(3)
 
 
-def test_four_processes_sharded_in_two_copies_repeat_one(tune, train_config, prepared, world, tmp_path):
-    out = tmp_path / "four"
+@pytest.mark.parametrize("processes", [4, 2])  # two shards of each copy; every process a whole copy
+def test_processes_in_two_copies_repeat_one(tune, train_config, prepared, world, tmp_path, processes):
+    out = tmp_path / "copies"
     given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
-    more = ["checkpoint_dir=null", "batch_size=2", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
-    tune("--nproc_per_node", "4", "ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
-    four = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    more = ["checkpoint_dir=null", f"batch_size={8 // processes}", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
+    tune("--nproc_per_node", str(processes), "ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
+    found = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
     module = build_module(cfg, world, frozen=False)
     groups = parameter_groups(module, None)
     trainer = Trainer(module, None, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
     batches = epoch_batches(build_loader(cfg, world), 0, 1)
-    assert four == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
+    assert found == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
 
 
 def test_meta_tile_padding_trains_in_that_layout(train_config, world):
