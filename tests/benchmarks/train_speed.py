@@ -8,7 +8,9 @@ memory is its own; arms take turns, round after round.
 - `authors`: every trainable weight gets its gradient in the warm-up too, logits at all positions, a dense cross-attention mask,
   torchtune's own forward with the embedding swapped by a hook, weights and optimizer in one dtype, no loader workers. Two
   processes: DistributedDataParallel.
-- `ours`: this package's training step. Two processes: FSDP2.
+- `ours`: this package's training step. Two processes: FSDP2, all weights sharded, or a whole copy on each process as
+  DistributedDataParallel has it (`data_parallel_replicate_dim`).
+- `encoder`: the vision encoder's forward pass and, in fine-tuning, its backward pass, and nothing else: no way can do without.
 """
 
 import argparse
@@ -164,7 +166,7 @@ def run_ours(args, world):
     set_precision(model, dtype)
     module = ResponseLoss(model, dtype)
     if world.size > 1 or dtype is not torch.float32:
-        shard(module, world.mesh, dtype)
+        shard(module, world.sharding_mesh(args.copies), dtype)
     rule = UpdateRule.UPDATE if args.stage == "warm-up" else UpdateRule.TRACK
     proxy = ProxyInstruction(random_theta(K, WIDTH, 0), rule)
     groups = parameter_groups(module, proxy)
@@ -173,10 +175,22 @@ def run_ours(args, world):
     return (lambda batch: trainer.step([batch])), Reports(args.images, args.responses).loader(world, 1)
 
 
+def run_encoder(args, world):
+    encoder = build().encoder.to(DTYPES[args.dtype])
+    encoder.requires_grad_(args.stage == "ift")
+
+    def step(batch):
+        image = encoder(batch.images.to(DTYPES[args.dtype]), batch.aspect_ratio)
+        if args.stage == "ift":
+            image.sum().backward()
+
+    return step, Reports(args.images, 1).loader(world, 1)
+
+
 def run_arm(args):
     """Time one arm's steps after two that are not counted; print its row."""
     with distributed("cpu") as world:
-        step, loader = {"authors": run_authors, "ours": run_ours}[args.arm](args, world)
+        step, loader = RUN[args.arm](args, world)
         if args.profile:
             return profile(step, loader)
         seconds = []
@@ -203,19 +217,32 @@ def profile(step, loader):
     print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
-ARMS = {  # name: arm, dtype, responses per image
-    "authors, bf16": ("authors", "bf16", 1),
-    "authors, fp32": ("authors", "fp32", 1),
-    "ours, fp32": ("ours", "fp32", 1),
-    "ours, bf16": ("ours", "bf16", 1),
-    "ours, fp32, 4 responses": ("ours", "fp32", 4),
-    "ours, bf16, 4 responses": ("ours", "bf16", 4),
+RUN = {"authors": run_authors, "ours": run_ours, "encoder": run_encoder}
+ARMS = {  # name: arm, dtype, responses per image, whether each process holds a copy of the model
+    "authors, bf16": ("authors", "bf16", 1, True),
+    "authors, fp32": ("authors", "fp32", 1, True),
+    "ours, fp32": ("ours", "fp32", 1, False),
+    "ours, bf16": ("ours", "bf16", 1, False),
+    "ours, bf16, a copy on each": ("ours", "bf16", 1, True),
+    "ours, bf16, 4 responses": ("ours", "bf16", 4, False),
+    "the encoder alone, bf16": ("encoder", "bf16", 1, False),
 }
+
+
+def arms(stage, processes):
+    """Return the names of a table's rows: one process has nothing to copy, the warm-up reads one response."""
+    return [
+        name
+        for name, (arm, _, responses, copied) in ARMS.items()
+        if not (stage == "warm-up" and responses > 1)
+        and not (processes == 1 and arm == "ours" and copied)
+        and not (processes > 1 and arm == "encoder")
+    ]
 
 
 def measure(name, stage, processes, images):
     """Run one arm in its own process (or two) and return its row."""
-    arm, dtype, responses = ARMS[name]
+    arm, dtype, responses, copied = ARMS[name]
     launch = [sys.executable, __file__]
     if processes > 1:
         launch = [
@@ -227,6 +254,7 @@ def measure(name, stage, processes, images):
             __file__,
         ]
     given = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images}
+    given["copies"] = processes if copied else 1
     command = [*launch, *(f"--{name}={value}" for name, value in given.items())]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -237,10 +265,11 @@ def measure(name, stage, processes, images):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arm", choices=["authors", "ours"])
+    parser.add_argument("--arm", choices=list(RUN))
     parser.add_argument("--stage", choices=["warm-up", "ift"], default="ift")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--responses", type=int, default=1)
+    parser.add_argument("--copies", type=int, default=1, help="of the model, among the processes")
     parser.add_argument("--images", type=int, default=16, help="images each arm reads, two a step")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
@@ -252,7 +281,7 @@ def main():
     rows = {}
     for processes in args.processes:
         for stage in ("warm-up", "ift"):
-            names = [n for n in ARMS if not (stage == "warm-up" and "4 responses" in n)]
+            names = arms(stage, processes)
             found = {name: [] for name in names}
             for _ in range(args.rounds):
                 for name in names:

@@ -77,7 +77,9 @@ def test_one_process_gathers_no_frozen_weight(train_config, world, frozen):
     for name, parameter in module.named_parameters():
         assert isinstance(parameter, DTensor) is parameter.requires_grad, name
     offloaded = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
-    assert all(isinstance(parameter, DTensor) for parameter in offloaded.parameters())  # gathering is what brings it over
+    assert all(
+        isinstance(parameter, DTensor) for parameter in offloaded.parameters()
+    )  # gathering is what brings it over
 
 
 def test_part_learning_rates_and_validation(train_config, world, tmp_path, prepared):
@@ -126,13 +128,14 @@ def test_uneven_copies_are_named(world):
 
 
 @pytest.mark.parametrize("processes", [4, 2])  # two shards of each copy; every process a whole copy
-def test_processes_in_two_copies_repeat_one(tune, train_config, prepared, world, tmp_path, processes):
-    out = tmp_path / "copies"
-    given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
-    more = ["checkpoint_dir=null", f"batch_size={8 // processes}", "max_steps=3", "data_parallel_replicate_dim=2", "num_workers=0"]
-    tune("--nproc_per_node", str(processes), "ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
-    found = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+def test_processes_in_two_copies_repeat_one(tune, train_config, world, tmp_path, processes):
     cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
+    out = tmp_path / "copies"
+    given = [f"data={cfg.data}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
+    more = ["checkpoint_dir=null", "max_steps=3", "num_workers=0", f"batch_size={8 // processes}"]
+    command = ["ift_recipe", "--config", "tiny_ift.yaml", *given, *more, "data_parallel_replicate_dim=2"]
+    tune("--nproc_per_node", str(processes), *command, cwd=tmp_path)
+    found = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     module = build_module(cfg, world, frozen=False)
     groups = parameter_groups(module, None)
     trainer = Trainer(module, None, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
