@@ -47,12 +47,16 @@ def test_option_keeps_the_losses(train_config, world, option):
 
 def test_every_shard_group_is_of_one_dtype(train_config, world):
     for frozen in (True, False):
-        module = build_module(train_config("dtype=bf16"), world, frozen=frozen)
+        # Under offloading one process shards frozen weights too, as several do.
+        module = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
+        groups = 0
         for unit in module.modules():
             state = getattr(unit, "_get_fsdp_state", lambda: None)()
             group = state._fsdp_param_group if state is not None else None
             if group is not None:
+                groups += 1
                 assert len({p.sharded_param.dtype for p in group.fsdp_params}) == 1, type(unit)
+        assert groups > len(module.model.decoder.layers)
 
 
 def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world, tmp_path):
