@@ -209,11 +209,12 @@ def run_arm(args):
 
 
 def profile(step, loader):
-    """Print where the time of one step goes."""
-    batches = list(loader)
-    step(batches[0])
+    """Print where the time of the last step goes; the steps before it settle memory and threads."""
+    *before, last = loader
+    for batch in before:
+        step(batch)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
-        step(batches[1])
+        step(last)
     print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
 
 
