@@ -6,8 +6,8 @@ and an eighth as many, a vocabulary of 16,032, 70 text tokens, batch 2. Every ar
 memory is its own; arms take turns, round after round.
 
 - `authors`: every trainable weight gets its gradient in the warm-up too, logits at all positions, a dense cross-attention mask,
-  torchtune's own forward with the embedding swapped by a hook, weights and optimizer in one dtype, no loader workers. Two
-  processes: DistributedDataParallel.
+  torchtune's own forward with the embedding swapped by a hook, weights and optimizer (torch's AdamW as it comes) in one
+  dtype, no loader workers. Two processes: DistributedDataParallel.
 - `ours`: this package's training step. Two processes: FSDP2, all weights sharded, or a whole copy on each process as
   DistributedDataParallel has it (`data_parallel_replicate_dim`).
 - `encoder`: the vision encoder's forward pass and, in fine-tuning, its backward pass, and nothing else: no way can do without.

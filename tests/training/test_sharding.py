@@ -59,10 +59,11 @@ def test_every_shard_group_is_of_one_dtype(train_config, world):
         assert groups > len(module.model.decoder.layers)
 
 
-def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world, tmp_path):
+@pytest.mark.parametrize("offload", ["true", "false"])  # frozen weights in shards, or whole
+def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world, tmp_path, offload):
     plain = build_module(train_config(), world, frozen=False).model
     save_checkpoint(tmp_path / "c", plain.state_dict(), hf_config(plain), dtype=torch.bfloat16)
-    more = [f"checkpoint_dir={tmp_path / 'c'}", "dtype=bf16", "model.init_seed=9"]
+    more = [f"checkpoint_dir={tmp_path / 'c'}", "dtype=bf16", "model.init_seed=9", f"cpu_offload={offload}"]
     module = build_module(train_config(*more), world, frozen=False)
     wanted = dict(plain.named_parameters())
     for name, parameter in module.model.named_parameters():
@@ -81,9 +82,8 @@ def test_one_process_gathers_no_frozen_weight(train_config, world, frozen):
     for name, parameter in module.named_parameters():
         assert isinstance(parameter, DTensor) is parameter.requires_grad, name
     offloaded = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
-    assert all(
-        isinstance(parameter, DTensor) for parameter in offloaded.parameters()
-    )  # gathering is what brings it over
+    # Under offloading gathering is what brings a weight to the device.
+    assert all(isinstance(parameter, DTensor) for parameter in offloaded.parameters())
 
 
 def test_part_learning_rates_and_validation(train_config, world, tmp_path, prepared):
