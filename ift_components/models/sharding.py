@@ -61,6 +61,8 @@ def compile_layers(model: DeepFusionModel) -> None:
 def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_offload: bool = False) -> None:
     """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
 
+    Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are.
+
     Args:
         module: the training forward around the model, its parameters in the dtypes of `set_precision`.
         mesh: all processes in one dimension; or in two, the first of which holds copies and the second the shards of each.
@@ -75,7 +77,7 @@ def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_off
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     units = [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection, module]
     if mesh.shape[-1] == 1 and not cpu_offload:
-        # Every process holds all of the model: gathering a frozen weight would only copy it.
+        # Gathering a frozen weight would only copy it.
         options["ignored_params"] = {p for p in module.parameters() if not p.requires_grad}
         units = [unit for unit in units if any(p.requires_grad for p in unit.parameters())]
     for unit in units:

@@ -254,8 +254,8 @@ def measure(name, stage, processes, images):
             f"--nproc_per_node={processes}",
             __file__,
         ]
-    given = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images}
-    given["copies"] = processes if copied else 1
+    copies = processes if copied else 1
+    given = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images, "copies": copies}
     command = [*launch, *(f"--{name}={value}" for name, value in given.items())]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
