@@ -184,7 +184,9 @@ class TrainingRun:
             sys.exit(STOPPED)
 
     def _save(self, folder: Path) -> None:
-        if not self.warm_up and not folder.exists():  # it exists if the run was killed just after writing it
+        # It exists if the run was killed just after writing it. The main process looks for all: a copy of the model that
+        # comes later would find what the first has written by now.
+        if not self.warm_up and not self.world.broadcast(folder.exists()):
             write_checkpoint(folder, self.trainer.module, self.cfg, self.world)
         proxy = self.trainer.proxy
         if proxy is not None and self.world.is_main:

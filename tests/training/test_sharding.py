@@ -131,6 +131,23 @@ def test_uneven_copies_are_named(world):
         World(0, 4, world.device, world.mesh).sharding_mesh(3)
 
 
+_LATE = """
+import os
+import time
+from torch.optim.lr_scheduler import LambdaLR
+
+class Constant(LambdaLR):
+    def __init__(self, optimizer, num_training_steps):
+        self.steps = num_training_steps
+        super().__init__(optimizer, lambda step: 1.0)
+
+    def step(self):
+        super().step()
+        if self.last_epoch == self.steps and int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]) // 2:
+            time.sleep(3)
+"""
+
+
 @pytest.mark.parametrize("processes", [4, 2])  # two shards of each copy; every process a whole copy
 def test_processes_in_two_copies_repeat_one(tune, train_config, world, tmp_path, processes):
     cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
@@ -138,6 +155,9 @@ def test_processes_in_two_copies_repeat_one(tune, train_config, world, tmp_path,
     given = [f"data={cfg.data}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
     more = ["checkpoint_dir=null", "max_steps=3", "num_workers=0", f"batch_size={8 // processes}"]
     command = ["ift_recipe", "--config", "tiny_ift.yaml", *given, *more, "data_parallel_replicate_dim=2"]
+    # The second copy comes late to the end: the first can gather and write the checkpoint without it.
+    (tmp_path / "late.py").write_text(_LATE)
+    command.append("lr_scheduler._component_=late.Constant")
     tune("--nproc_per_node", str(processes), *command, cwd=tmp_path)
     found = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     module = build_module(cfg, world, frozen=False)
