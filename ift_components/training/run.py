@@ -184,8 +184,8 @@ class TrainingRun:
             sys.exit(STOPPED)
 
     def _save(self, folder: Path) -> None:
-        # It exists if the run was killed just after writing it. The main process looks for all: a copy of the model that
-        # comes later would find what the first has written by now.
+        # The folder is there already if the run was killed just after writing it. The main process looks for all: a copy
+        # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.warm_up and not self.world.broadcast(folder.exists()):
             write_checkpoint(folder, self.trainer.module, self.cfg, self.world)
         proxy = self.trainer.proxy
