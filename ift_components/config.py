@@ -9,34 +9,36 @@ import difflib
 import functools
 import inspect
 import os
+import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from torchtune.config._errors import InstantiationError
-from torchtune.config._utils import _get_component_from_path
 
 from ift_components.errors import ConfigError, UserError
+from ift_components.files import cache_dir
+
+Settings = TypeVar("Settings")
 
 _HERE = Path(__file__).resolve().parent
 # A wheel carries the configs inside the package; a checkout (editable install) has them beside it.
 CONFIG_DIR = next((d for d in (_HERE / "configs", _HERE.parent / "configs") if d.is_dir()), _HERE / "configs")
 
 
-def _drawn(style: str) -> str:
-    from ift_components.smears.dataset import prepared_smears  # noqa: PLC0415 (only the miniature's configs need it)
+def drawn_folder(style: str) -> Path:
+    """Return where the prepared folder of the drawn cells of a style lies; `smears.dataset.draw_if_missing` fills it."""
+    return cache_dir() / "prepared" / f"drawn-{style}"
 
-    return str(prepared_smears(style))
 
-
-# What the miniature's configs refer to: files that the package ships, and drawn data, prepared in the cache on first use.
+# What the miniature's configs refer to: files that the package ships, and the folder of data that is drawn on first use.
+# Resolving only names them: nothing is drawn before a config has been checked.
 OmegaConf.register_resolver("shipped", lambda name: str(_HERE / "models" / name), replace=True)
-OmegaConf.register_resolver("drawn", _drawn, replace=True)
+OmegaConf.register_resolver("drawn", lambda style: str(drawn_folder(style)), replace=True)
 
 
 def config_names() -> list[str]:
@@ -60,10 +62,10 @@ def find_config(name: str) -> Path:
     raise ConfigError(f"config '{name}' is neither a file nor a packaged config; packaged configs: {names}")
 
 
-def _suggest(key: str, known: Iterable[str]) -> str:
-    names = sorted(known)
+def _suggest(key: str, names: Iterable[str]) -> str:
+    names = sorted(names)
     close = difflib.get_close_matches(key, names, n=1)
-    return f"did you mean '{close[0]}'? " * bool(close) + f"known: {', '.join(names)}"
+    return (f"did you mean '{close[0]}'? " if close else "") + f"known: {', '.join(names)}"
 
 
 def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
@@ -81,12 +83,22 @@ def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
         value = "null"
     parent, _, last = key.rpartition(".")
     above = OmegaConf.select(cfg, parent) if parent else cfg
-    if isinstance(above, DictConfig) and OmegaConf.is_interpolation(above, last):
-        above[last] = None  # merging would compute what is replaced: `data` may stand for data that is yet to be drawn
-    node = above.get(last) if isinstance(above, DictConfig) else None
+    node = above.get(last) if isinstance(above, DictConfig) and not OmegaConf.is_interpolation(above, last) else None
     if isinstance(node, DictConfig) and "_component_" in node and value != "null":
         key += "._component_"  # `model=my.builder` means `model._component_=my.builder`, as in torchtune
+        above, last = node, "_component_"
+    if last == "_component_" and isinstance(above, DictConfig) and above.get(last) not in (None, value):
+        _drop_foreign_arguments(above, value)
     return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
+
+
+def _drop_foreign_arguments(node: DictConfig, dotpath: str) -> None:
+    """Remove the arguments of a node's component that the component named now does not take."""
+    parameters = inspect.signature(_import_component(dotpath, "override")).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in [key for key in node if key != "_component_" and key not in parameters]:
+        del node[key]
 
 
 def missing_keys(cfg: DictConfig) -> list[str]:
@@ -102,7 +114,7 @@ def missing_keys(cfg: DictConfig) -> list[str]:
     return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
 
 
-def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConfig:
+def load_config(name: str, overrides: Iterable[str], settings: type[Settings]) -> Settings:
     """Load a config, apply command-line overrides and check it against a dataclass of settings.
 
     Args:
@@ -111,7 +123,8 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
         settings: the dataclass that declares every key that the recipe reads.
 
     Returns:
-        The config with the dataclass's defaults filled in and its types enforced.
+        An instance of the dataclass: defaults filled in, types enforced, interpolations resolved, component nodes as plain
+        dictionaries.
 
     Raises:
         ConfigError: for an unknown config, key or type, a missing mandatory key or an unreadable file.
@@ -125,60 +138,74 @@ def load_config(name: str, overrides: Iterable[str], settings: type) -> DictConf
         raise ConfigError(f"{path} must hold a mapping of keys to values")
     for override in overrides:
         cfg = _apply_override(cfg, override)
-    given = set(cfg.keys())  # `in` would be False for a key whose value is ???
-    missing = missing_keys(cfg) + [f.name for f in fields(settings) if f.default == MISSING and f.name not in given]
+    present = set(cfg.keys())  # `in` would be False for a key whose value is ???
+    declared = fields(cast("Any", settings))
+    missing = missing_keys(cfg) + [f.name for f in declared if f.default == MISSING and f.name not in present]
     if missing:
         example = f"(on the command line: {missing[0]}=...)"
         raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} {example}")
     try:
-        merged = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(settings), cfg))
+        merged = OmegaConf.merge(OmegaConf.structured(settings), cfg)
         OmegaConf.resolve(merged)
+        checked = cast("Settings", OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         key = str(error.full_key)
-        known = [f.name for f in fields(settings)]
-        raise ConfigError(f"{path.name}: unknown key '{key}'; {_suggest(key, known)}") from error
+        raise ConfigError(f"{path.name}: unknown key '{key}'; {_suggest(key, [f.name for f in declared])}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path.name}: {error.full_key}: {str(error).splitlines()[0]}") from error
-    return merged
+    return checked
 
 
-def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
+def config_to_dict(settings: Any) -> dict[str, Any]:
+    """Return a config, an instance of its dataclass, as plain data."""
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(settings)))
+
+
+def _import_component(dotpath: str, where: str) -> Callable[..., Any]:
+    parent, _, name = dotpath.rpartition(".")
+    try:
+        # The attribute of the parent, not `resolve_name` of the whole: a builder and its module may be called alike.
+        component = getattr(pkgutil.resolve_name(parent), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}._component_: '{dotpath}' cannot be imported: {error}") from error
+    if not callable(component):
+        raise ConfigError(f"{where}._component_: '{dotpath}' is a {type(component).__name__}; expected a builder")
+    return cast("Callable[..., Any]", component)
+
+
+def instantiate(node: Mapping[str, Any], where: str, /, *args: Any, **kwargs: Any) -> Any:
     """Build the object that a YAML node names by `_component_`, as torchtune does, after checking its arguments.
 
     Unlike torchtune's, nested nodes with a `_component_` of their own are built first.
 
     Args:
         node: a mapping with `_component_` (a dotpath) and the component's keyword arguments.
+        where: the node's key in the config, for messages.
         *args: positional arguments handed to the component before the node's.
         **kwargs: keyword arguments that override the node's.
 
     Raises:
         ConfigError: if the dotpath cannot be imported or an argument is unknown or missing.
     """
-    where = node._get_full_key("") or "component"  # noqa: SLF001 (OmegaConf offers no public way to name a node)
     dotpath = node.get("_component_")
     if not isinstance(dotpath, str):
         raise ConfigError(f"{where}: needs a '_component_' key with the dotpath of a builder")
+    component = _import_component(dotpath, where)
+    arguments = {str(key): value for key, value in node.items() if key != "_component_"} | kwargs
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and "_component_" in value:
+            arguments[key] = instantiate(value, f"{where}.{key}")
+    signature = inspect.signature(component)
     try:
-        component = _get_component_from_path(dotpath)
-    except (InstantiationError, ValueError) as error:
-        raise ConfigError(f"{where}._component_: '{dotpath}' cannot be imported: {error}") from error
-    for key, value in node.items():
-        if isinstance(value, DictConfig) and "_component_" in value and key not in kwargs:
-            kwargs[str(key)] = instantiate(value)
-    given = {str(key): None for key in node if key != "_component_"} | kwargs
-    try:
-        inspect.signature(component).bind(*args, **given)
+        signature.bind(*args, **arguments)
     except TypeError as error:
-        known = inspect.signature(component).parameters
-        unknown = [key for key in given if key not in known]
-        hint = f"; {_suggest(unknown[0], known)}" if unknown else ""
+        unknown = [key for key in arguments if key not in signature.parameters]
+        hint = f"; {_suggest(unknown[0], signature.parameters)}" if unknown else ""
         raise ConfigError(f"{where}: {dotpath}: {error}{hint}") from error
-    plain = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-    return component(*args, **{k: v for k, v in plain.items() if k != "_component_"} | kwargs)
+    return component(*args, **arguments)
 
 
-def entry_point(settings: type) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def entry_point(settings: type[Settings]) -> Callable[[Callable[[Settings], None]], Callable[[], None]]:
     """Make a recipe's `main(cfg)` a command: `tune run RECIPE --config NAME [key=value ...]`.
 
     A `UserError` ends the process with status 2 and its message alone; anything else keeps its traceback.
@@ -187,7 +214,7 @@ def entry_point(settings: type) -> Callable[[Callable[[DictConfig], None]], Call
         settings: the dataclass that declares every key that the recipe reads.
     """
 
-    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(main: Callable[[Settings], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def command() -> None:
             parser = argparse.ArgumentParser(description=main.__doc__)

@@ -1,13 +1,15 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files and folders so that a reader never sees half of one, and a second writer waits or is refused."""
 
-import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ift_components.errors import UserError
 
@@ -35,13 +37,61 @@ def cache_dir() -> Path:
     return Path(os.environ.get("IFT_CACHE") or Path(base) / "instruction-free-tuning")
 
 
+def partial_folder(path: Path) -> Path:
+    """Return the hidden folder beside `path` in which it grows until it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
-def exclusively(path: Path) -> Iterator[None]:
-    """Hold a lock file beside `path`; other processes wait for it."""
+def complete_folder(path: Path, *, keep: tuple[type[BaseException], ...] = ()) -> Iterator[Path]:
+    """Give `partial_folder(path)` to write into; on success its files are synced and it is renamed to `path`.
+
+    Args:
+        path: the folder that appears when it is complete; it must not exist, or be empty.
+        keep: errors after which what has been written is kept, for a later call to go on with; after any other it is removed.
+    """
+    partial = partial_folder(path)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except keep:
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold a lock file beside `path`, whatever lies there.
+
+    Args:
+        path: the file or folder that one process at a time may write.
+        busy: message for another process that comes while it is held; None lets it wait.
+
+    Raises:
+        UserError: if the lock is held by another process and `busy` is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.guard").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if busy is None else 0):
+            yield
+    except Timeout as error:
+        raise UserError(busy or f"{path} is locked") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ tune run ift_data_recipe --config data_wbcatt.yaml builder.root=PATH output_dir=
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING
 
 from ift_components.config import entry_point, instantiate
 from ift_components.data.build import BuildOptions, prepare
@@ -40,18 +40,16 @@ class DataSettings:
 
 
 @entry_point(DataSettings)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DataSettings) -> None:
     """Prepare a dataset: reports, questions and a manifest in one folder."""
-    source = instantiate(cfg.builder)
-    questions = QuestionOptions(**cfg.questions)
+    source = instantiate(cfg.builder, "builder")
     options = BuildOptions(cfg.center_crop, cfg.max_side, cfg.near_duplicates, cfg.workers)
-    exporting = ExportOptions(**cfg.export)
-    exporting.check()
-    manifest = prepare(source, cfg.output_dir, questions, options)
+    cfg.export.check()
+    manifest = prepare(source, cfg.output_dir, cfg.questions, options)
     for kind, counts in manifest["counts"].items():
         print(f"{kind}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
-    if exporting.format:
-        print(f"exported to {export(cfg.output_dir, exporting)}")
+    if cfg.export.format:
+        print(f"exported to {export(cfg.output_dir, cfg.export)}")
 
 
 if __name__ == "__main__":

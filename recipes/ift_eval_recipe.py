@@ -11,19 +11,17 @@ where a stopped one was. Without checkpoint_dir the miniature is evaluated as it
 import os
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ift_components.config import entry_point
+from ift_components.distributed import distributed
 from ift_components.errors import ConfigError
 from ift_components.evaluation.compare import compare, comparison_table
 from ift_components.evaluation.results import table
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings, check_settings
-from ift_components.training.distributed import distributed
 
 
 @entry_point(EvalSettings)
-def main(cfg: DictConfig) -> None:
+def main(cfg: EvalSettings) -> None:
     """Answer questions and report the accuracy, or compare finished evaluations."""
     check_settings(cfg)
     if cfg.compare is not None:

@@ -9,16 +9,14 @@ OUT also holds config.yaml, metrics.jsonl, loss_curve.png and run.json. `proxy.r
 instruction tuning, for comparison.
 """
 
-from omegaconf import DictConfig
-
 from ift_components.config import entry_point
-from ift_components.training.distributed import distributed
+from ift_components.distributed import distributed
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import TrainSettings, check_settings
 
 
 @entry_point(TrainSettings)
-def main(cfg: DictConfig) -> None:
+def main(cfg: TrainSettings) -> None:
     """Fine-tune the model under the momentum proxy instruction."""
     rule = check_settings(cfg, warm_up=False)
     with distributed(cfg.device) as world:

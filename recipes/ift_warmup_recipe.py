@@ -7,16 +7,14 @@ OUT holds proxy_instruction.safetensors (what `ift_recipe` starts from), config.
 run.json.
 """
 
-from omegaconf import DictConfig
-
 from ift_components.config import entry_point
-from ift_components.training.distributed import distributed
+from ift_components.distributed import distributed
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import TrainSettings, check_settings
 
 
 @entry_point(TrainSettings)
-def main(cfg: DictConfig) -> None:
+def main(cfg: TrainSettings) -> None:
     """Train the proxy instruction with the model frozen."""
     rule = check_settings(cfg, warm_up=True)
     with distributed(cfg.device) as world:

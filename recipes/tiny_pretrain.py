@@ -6,15 +6,13 @@
 OUT/checkpoint holds the model in Hugging Face layout. The shipped one's model card tells how it was made with these stages.
 """
 
-from omegaconf import DictConfig
-
 from ift_components.config import entry_point
+from ift_components.distributed import distributed
 from ift_components.miniature.pretraining import Pretraining, PretrainSettings
-from ift_components.training.distributed import distributed
 
 
 @entry_point(PretrainSettings)
-def main(cfg: DictConfig) -> None:
+def main(cfg: PretrainSettings) -> None:
     """Pretrain the miniature."""
     with distributed(cfg.device) as world:
         Pretraining(cfg, world).run()

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ift_components.config import load_config
+from ift_components.distributed import World, distributed
 from ift_components.example import write_example
-from ift_components.training.distributed import World, distributed
 from ift_components.training.settings import TrainSettings
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other

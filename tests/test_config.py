@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
-from ift_components.config import config_names, find_config, instantiate, load_config
+from ift_components.config import config_names, config_to_dict, find_config, instantiate, load_config
 from ift_components.errors import ConfigError
 from ift_components.training.settings import TrainSettings
 
@@ -25,10 +25,16 @@ class Part:
         self.size, self.inner, self.name = size, inner, name
 
 
+class Other:
+    def __init__(self, name: str, new: Any = None) -> None:
+        self.name, self.new = name, new
+
+
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "job.yaml"
-    path.write_text("output_dir: out\nsteps: 5\nlr: null\npart:\n  _component_: a.b\n  size: 1\n", encoding="utf-8")
+    part = f"part:\n  _component_: {__name__}.Part\n  size: 1\n  name: y\n"
+    path.write_text(f"output_dir: out\nsteps: 5\nlr: null\n{part}", encoding="utf-8")
     return path
 
 
@@ -49,10 +55,11 @@ def test_unknown_config_lists_the_names():
 
 
 def test_overrides(config):
-    overrides = ["steps=7", "lr=1e-3", "output_dir=/data/run=2", "part=c.d", "part.new=[1, 2]", "~part.size"]
+    overrides = ["steps=7", "lr=1e-3", "output_dir=/data/run=2", f"part={__name__}.Other", "part.new=[1, 2]"]
     cfg = load_config(str(config), overrides, Settings)
     assert (cfg.steps, cfg.lr, cfg.output_dir) == (7, 1e-3, "/data/run=2")
-    assert OmegaConf.to_container(cfg.part) == {"_component_": "c.d", "new": [1, 2]}
+    assert cfg.part == {"_component_": f"{__name__}.Other", "name": "y", "new": [1, 2]}  # it takes no size
+    assert "name" not in load_config(str(config), ["~part.name"], Settings).part
     assert load_config(str(config), ["lr=None"], Settings).lr is None
 
 
@@ -64,6 +71,8 @@ def test_overrides(config):
         ("--steps", "unrecognized|not of the form key=value"),
         ("steps", "'steps' is not of the form key=value"),
         ("~lost", "'~lost' removes a key"),
+        ("zzzzzz=1", "unknown key 'zzzzzz'; known: lr, output_dir, part, steps"),
+        ("part=no.such.thing", r"override._component_: 'no.such.thing' cannot be imported"),
     ],
 )
 def test_bad_overrides_are_named(config, override, message):
@@ -88,10 +97,8 @@ def test_unreadable_yaml(tmp_path):
 
 
 def test_instantiate_builds_nested_components():
-    node = OmegaConf.create(
-        {"_component_": f"{__name__}.Part", "size": 1, "inner": {"_component_": f"{__name__}.Part", "size": 2}}
-    )
-    part = instantiate(node, name="y")
+    inner = {"_component_": f"{__name__}.Part", "size": 2}
+    part = instantiate({"_component_": f"{__name__}.Part", "size": 1, "inner": inner}, "model", name="y")
     assert (part.size, part.name, part.inner.size) == (1, "y", 2)
 
 
@@ -105,25 +112,28 @@ def test_instantiate_builds_nested_components():
     ],
 )
 def test_bad_components_are_named(node, message):
-    cfg = OmegaConf.create({"model": node})
     with pytest.raises(ConfigError, match=message) as error:
-        instantiate(cfg.model)
+        instantiate(node, "model")
     assert str(error.value).startswith("model")
 
 
 def test_null_takes_a_component_away():
     cfg = load_config("tiny_ift.yaml", ["data=x", "dataset.shuffling=null", "lr_scheduler=None"], TrainSettings)
-    assert cfg.dataset.shuffling is None
+    assert cfg.dataset["shuffling"] is None
     assert cfg.lr_scheduler is None
 
 
-def test_data_is_not_drawn_when_it_is_given(monkeypatch):
-    monkeypatch.setattr("ift_components.smears.dataset.prepared_smears", None)
-    assert load_config("tiny_ift.yaml", ["data=x", "dataset.shuffling=null"], TrainSettings).dataset.source == "x"
-
-
-def test_shipped_files_and_drawn_data_are_found(monkeypatch):
-    monkeypatch.setattr("ift_components.smears.dataset.prepared_smears", lambda style: f"/cache/{style}")
+def test_a_config_names_drawn_data_without_drawing_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("IFT_CACHE", str(tmp_path / "cache"))
     cfg = load_config("tiny_ift.yaml", [], TrainSettings)
-    assert cfg.data == cfg.dataset.source == "/cache/smear"
+    assert cfg.data == cfg.dataset["source"] == str(tmp_path / "cache" / "prepared" / "drawn-smear")
+    assert not (tmp_path / "cache").exists()
     assert (Path(cfg.checkpoint_dir) / "config.json").is_file()
+    assert load_config("tiny_ift.yaml", ["data=x"], TrainSettings).dataset["source"] == "x"
+
+
+def test_a_config_becomes_plain_data_again():
+    cfg = load_config("tiny_ift.yaml", ["data=x", "proxy.lr=null"], TrainSettings)
+    plain = config_to_dict(cfg)
+    assert plain["proxy"] == vars(cfg.proxy)
+    assert plain["model"] == {"_component_": "ift_components.models.tiny_llama3_2_vision"}

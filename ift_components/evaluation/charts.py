@@ -1,69 +1,20 @@
 """Pictures and tables that the result pages share."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ift_components.files import atomic_path
+from ift_components.pages import data_url, tex
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
 _FEWEST_AXES = 3  # a radar chart of fewer is no area
 PAPER_DATASETS = ("SKINCON", "WBCAtt", "CBIS")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as a percentage, or a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.{digits}f}"
-
-
-def number(value: Any) -> str:
-    """Return a number with at most four significant digits after the point; anything else as text."""
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def environment() -> Environment:
-    """Return the templates' environment: everything put into HTML is escaped, and a missing value is an error."""
-    made = Environment(
-        loader=PackageLoader("ift_components.evaluation"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"percent": percent, "number": number, "cell": _cell, "zip": zip}
-    return made
-
-
-def _cell(text: Any) -> str:
-    """Return text for a cell of a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
-def _tex(text: Any) -> str:
-    """Return text for LaTeX."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {char: f"\\{char}" for char in "&%$#_{}"}
-    return "".join(special.get(char, char) for char in str(text))
-
-
-def data_url(image: Image.Image, side: int | None = None) -> str:
-    """Return a picture as a data URL: PNG as it is, or a JPEG of at most `side` pixels a side."""
-    buffer = io.BytesIO()
-    if side is None:
-        image.save(buffer, "PNG", optimize=True)
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    small.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]) -> str | None:
@@ -153,7 +104,7 @@ def latex_rows(groups: Mapping[str, Mapping[str, tuple[float, float | None]]]) -
     columns = [*PAPER_DATASETS, *others]
     lines = [f"% {' & '.join(['method', *columns, 'Avg'])} \\\\ (accuracy in percent)"]
     for method, row in found.items():
-        cells = [_tex(method)]
+        cells = [tex(method)]
         for name in columns:
             if name not in row:
                 cells.append("--")

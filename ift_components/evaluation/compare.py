@@ -7,15 +7,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from ift_components.errors import DataError
-from ift_components.evaluation.charts import environment, latex_rows, radar
+from ift_components.evaluation.charts import latex_rows, radar
 from ift_components.evaluation.instruction import retention
 from ift_components.evaluation.metrics import rounded, scores_by_question
 from ift_components.evaluation.predictions import PREDICTIONS, read_lines
-from ift_components.evaluation.statistics import compare_paired, mean_sd
+from ift_components.evaluation.settings import EvalSettings
 from ift_components.files import require_new_folder, write_json, write_text
+from ift_components.pages import environment
+from ift_components.statistics import compare_paired, mean_sd
 
 _ALL_PAIRS = 5  # with more runs, only those with the first are compared
 
@@ -143,7 +143,7 @@ def _radars(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return charts
 
 
-def compare(cfg: DictConfig) -> dict[str, Any]:
+def compare(cfg: EvalSettings) -> dict[str, Any]:
     """Compare finished evaluations: write comparison.json, comparison.html, comparison.md and table.tex.
 
     Runs on the same dataset and split are compared in pairs (with more than five runs, each with the first). The first run
@@ -159,7 +159,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
         UserError: if a folder is no finished evaluation, or the output folder holds files.
     """
     folder = require_new_folder(Path(cfg.output_dir))
-    runs = read_runs(list(cfg.compare))
+    runs = read_runs(cfg.compare or [])
     pairs = list(combinations(runs, 2)) if len(runs) <= _ALL_PAIRS else [(runs[0], run) for run in runs[1:]]
     compared = [compare_runs(a, b, draws=cfg.bootstrap, seed=cfg.seed) for a, b in pairs if a.benchmark == b.benchmark]
     kept = {run.name: _retention(runs[0], run) for run in runs[1:]}
@@ -173,7 +173,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", found)
-    templates = environment()
+    templates = environment("ift_components.evaluation")
     values = {"c": found, "radars": _radars(runs), "first": runs[0].name}
     for name in ("comparison.html", "comparison.md"):
         write_text(folder / name, templates.get_template(name).render(values))

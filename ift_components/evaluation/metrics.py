@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ift_components.evaluation.statistics import bootstrap_interval, mean_sd
+from ift_components.statistics import bootstrap_interval, mean_sd
 
 Row = Mapping[str, Any]
 UNPARSED = "unparsed"

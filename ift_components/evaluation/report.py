@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
-from ift_components.evaluation.charts import data_url, environment, latex_rows, radar, shades
+from ift_components.evaluation.charts import latex_rows, radar, shades
 from ift_components.evaluation.items import Item
 from ift_components.evaluation.questions import letters
 from ift_components.files import write_text
+from ift_components.pages import data_url, environment
 
 _WRONG = 30
 _THUMBNAIL = 180  # pixels
@@ -87,7 +88,7 @@ def write_pages(
         "wrong": wrong_answers(rows, items, results["dataset"]),
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     }
-    templates = environment()
+    templates = environment("ift_components.evaluation")
     for name in ("report.html", "report.md"):
         write_text(folder / name, templates.get_template(name).render(values))
     runs = results.get("runs", {"mean": results["accuracy"], "sd": None})

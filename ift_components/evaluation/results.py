@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
-
 from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
 from ift_components.evaluation.instruction import ReportTemplate, image_dependence, instruction_dependence
 from ift_components.evaluation.metrics import Row, rounded, summarise
+from ift_components.evaluation.settings import EvalSettings
 from ift_components.evaluation.text_metrics import summarise_texts
 
 
@@ -29,7 +28,7 @@ def _instruction_following(rows: Sequence[Row], choices: Sequence[Row], data: st
     return found
 
 
-def gather_results(rows: Sequence[Row], cfg: DictConfig, dataset: str) -> dict[str, Any]:
+def gather_results(rows: Sequence[Row], cfg: EvalSettings, dataset: str) -> dict[str, Any]:
     """Return the results of the main dataset at the top level, and those of everything else under keys of their own.
 
     Args:

@@ -4,16 +4,16 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 import ift_components
-from ift_components.config import instantiate
+from ift_components.config import config_to_dict, instantiate
 from ift_components.data.prepared import read_manifest
+from ift_components.distributed import World
 from ift_components.errors import DataError
 from ift_components.evaluation.items import Item, choice_items, free_items, report_items
 from ift_components.evaluation.parsing import PARSERS
@@ -22,13 +22,13 @@ from ift_components.evaluation.predictors.base import Answer, Predictor, Work
 from ift_components.evaluation.predictors.own import OwnPredictor, checkpoint_hash
 from ift_components.evaluation.report import write_pages
 from ift_components.evaluation.results import gather_results
-from ift_components.evaluation.settings import check_settings
+from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.evaluation.text_metrics import closed_match, exact_match
 from ift_components.files import sha256, write_json
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import load_proxy
-from ift_components.training.distributed import World
+from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.settings import parse_dtype
 
 # These decide how fast, where and how it is shown, not what is answered.
@@ -47,13 +47,13 @@ def _read_proxy(path: Path, dim: int) -> Tensor:
     return load_proxy(path, count, dim)[0]
 
 
-def _own_predictor(cfg: DictConfig, world: World, identity: dict[str, str | None]) -> OwnPredictor:
+def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | None]) -> OwnPredictor:
     model = build_for_inference(cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype))
     set_tile_padding(model, cfg.tile_padding)
     proxy = _read_proxy(Path(cfg.report.proxy), model.decoder.output.in_features) if cfg.report.proxy else None
     return OwnPredictor(
         model,
-        instantiate(cfg.tokenizer),
+        instantiate(cfg.tokenizer, "tokenizer"),
         batch_size=cfg.batch_size,
         scoring=cfg.scoring,
         temperature=cfg.temperature,
@@ -69,7 +69,7 @@ def dataset_name(folder: str, given: str | None = None) -> str:
     return given or str(read_manifest(folder)["builder"]["name"])
 
 
-def load_items(cfg: DictConfig) -> list[Item]:
+def load_items(cfg: EvalSettings) -> list[Item]:
     """Return everything that is to be asked, checked.
 
     Args:
@@ -79,7 +79,7 @@ def load_items(cfg: DictConfig) -> list[Item]:
         DataError: if data is missing or wrong.
     """
     main = dataset_name(cfg.data, cfg.dataset)
-    limits = {"max_new_tokens": cfg.max_new_tokens, "limit": cfg.limit}
+    limits: dict[str, Any] = {"max_new_tokens": cfg.max_new_tokens, "limit": cfg.limit}
     items = choice_items(Path(cfg.data), cfg.split, main, **limits)
     for name, folder in cfg.unrelated.items():
         if name == main:
@@ -96,7 +96,7 @@ def load_items(cfg: DictConfig) -> list[Item]:
     return items
 
 
-def _data_hashes(cfg: DictConfig) -> dict[str, str]:
+def _data_hashes(cfg: EvalSettings) -> dict[str, str]:
     files = {}
     for name, folder in {"data": cfg.data, **cfg.unrelated}.items():
         for kind in ("questions", "reports"):
@@ -156,8 +156,9 @@ class Evaluation:
         UserError: for everything wrong with config, data, model or folder; nothing has been written then.
     """
 
-    def __init__(self, cfg: DictConfig, world: World) -> None:
+    def __init__(self, cfg: EvalSettings, world: World) -> None:
         check_settings(cfg)
+        draw_if_missing(cfg.data)
         self.cfg, self.world = cfg, world
         self.path = Path(cfg.output_dir)
         self.items = load_items(cfg)
@@ -166,7 +167,7 @@ class Evaluation:
         self.data_hashes = _data_hashes(cfg)
         self.predictor: Predictor | None = None
         if cfg.predictor is not None:
-            self.predictor = instantiate(cfg.predictor)
+            self.predictor = instantiate(cfg.predictor, "predictor")
             self.identity = self.predictor.describe()
         else:
             name = "own engine" if cfg.checkpoint_dir else "own engine, random weights"
@@ -193,7 +194,7 @@ class Evaluation:
         return {**decisive, "weights": self.identity, "data_sha256": self.data_hashes}
 
     def _config(self) -> dict[str, Any]:
-        return cast("dict[str, Any]", OmegaConf.to_container(self.cfg))
+        return config_to_dict(self.cfg)
 
     def _open(self) -> list[dict[str, Any]]:
         """Create or enter the folder; return the answers that are there."""

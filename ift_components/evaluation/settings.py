@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
@@ -39,7 +39,7 @@ class FreeSettings:
     """
 
     path: str | None = None
-    images: str | None = None
+    images: str = ""
     max_new_tokens: int = 50
 
 
@@ -77,19 +77,19 @@ class EvalSettings:
         device: `cpu`, `cuda` or `auto`.
     """
 
-    output_dir: str | None = None
+    output_dir: str = MISSING
     compare: list[str] | None = None
     label: str | None = None
-    data: str | None = None
+    data: str = ""
     dataset: str | None = None
     split: str = "test"
     unrelated: dict[str, str] = field(default_factory=dict)
     free: FreeSettings = field(default_factory=FreeSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
     predictor: dict[str, Any] | None = None
-    model: dict[str, Any] | None = None
+    model: dict[str, Any] = field(default_factory=dict)
     checkpoint_dir: str | None = None
-    tokenizer: dict[str, Any] | None = None
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     tile_padding: str = "none"
     scoring: str = "generate"
     parser: str = "paper"
@@ -105,13 +105,13 @@ class EvalSettings:
     device: str = "auto"
 
 
-def _require(cfg: DictConfig, *keys: str) -> None:
-    missing = [key for key in keys if cfg[key] is None]
+def _require(cfg: EvalSettings, *keys: str) -> None:
+    missing = [key for key in keys if not getattr(cfg, key)]
     if missing:
         raise ConfigError(f"give a value for {', '.join(missing)} (on the command line: {missing[0]}=...)")
 
 
-def check_settings(cfg: DictConfig) -> None:
+def check_settings(cfg: EvalSettings) -> None:
     """Check the values that no type can.
 
     Args:
@@ -120,21 +120,21 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    _require(cfg, "output_dir")
     if cfg.compare is not None:
         return
     _require(cfg, "data", *(() if cfg.predictor is not None else ("model", "tokenizer")))
     for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS), ("tile_padding", LAYOUTS)):
-        if cfg[key] not in allowed:
-            raise ConfigError(f"{key}: '{cfg[key]}' is not one of {', '.join(allowed)}")
+        if getattr(cfg, key) not in allowed:
+            raise ConfigError(f"{key}: '{getattr(cfg, key)}' is not one of {', '.join(allowed)}")
     for key in ("max_new_tokens", "batch_size", "limit", "n_runs", "bootstrap"):
-        if cfg[key] is not None and cfg[key] < 1:
-            raise ConfigError(f"{key}: {cfg[key]} is below 1")
-    for key in ("free", "report"):
-        if cfg[key].max_new_tokens < 1:
-            raise ConfigError(f"{key}.max_new_tokens: {cfg[key].max_new_tokens} is below 1")
+        value = getattr(cfg, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"{key}: {value} is below 1")
+    for key, longest in (("free", cfg.free.max_new_tokens), ("report", cfg.report.max_new_tokens)):
+        if longest < 1:
+            raise ConfigError(f"{key}.max_new_tokens: {longest} is below 1")
     _check_sampling(cfg)
-    if cfg.free.path is not None and cfg.free.images is None:
+    if cfg.free.path is not None and not cfg.free.images:
         raise ConfigError("free.images: give the folder of the images of free.path")
     if cfg.report.instruction and cfg.report.proxy:
         raise ConfigError(
@@ -145,7 +145,7 @@ def check_settings(cfg: DictConfig) -> None:
     parse_dtype(cfg.dtype)
 
 
-def _check_sampling(cfg: DictConfig) -> None:
+def _check_sampling(cfg: EvalSettings) -> None:
     if cfg.temperature < 0 or not 0 < cfg.top_p <= 1:
         raise ConfigError(
             f"temperature: {cfg.temperature} and top_p: {cfg.top_p}; expected at least 0, and above 0 up to 1"
@@ -154,15 +154,12 @@ def _check_sampling(cfg: DictConfig) -> None:
         raise ConfigError(f"n_runs: {cfg.n_runs} greedy runs are all the same; set a temperature above 0")
 
 
-def _check_own_keys(cfg: DictConfig) -> None:
+def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
-    foreign = [key for key in ("checkpoint_dir", "report.proxy") if _get(cfg, key) is not None]
-    foreign += [key for key, value in (("scoring", "generate"), ("tile_padding", "none")) if cfg[key] != value]
+    defaults = EvalSettings()
+    foreign = [
+        key for key in ("checkpoint_dir", "scoring", "tile_padding") if getattr(cfg, key) != getattr(defaults, key)
+    ]
+    foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     if foreign:
         raise ConfigError(f"{foreign[0]}: only this package's engine has it; remove it, or set predictor=null")
-
-
-def _get(cfg: DictConfig, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from ift_components.config import instantiate
+from ift_components.config import config_to_dict, instantiate
 from ift_components.data.schema import Schema
+from ift_components.distributed import World
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import atomic_path, write_json
 from ift_components.miniature.lessons import Lessons
 from ift_components.models.build import build_model
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
-from ift_components.training.distributed import World
 from ift_components.training.settings import parse_dtype
 
 
@@ -141,18 +141,18 @@ class Pretraining:
         UserError: for everything wrong with config or folder; nothing has been written then.
     """
 
-    def __init__(self, cfg: DictConfig, world: World) -> None:
+    def __init__(self, cfg: PretrainSettings, world: World) -> None:
         self.cfg, self.world = cfg, world
         self.dtype = parse_dtype(cfg.save_dtype, "save_dtype")
         for key in ("find", "language", "encoder", "joint"):
-            rates = [value for name, value in cfg[key].items() if name.endswith("lr")]
-            if min(cfg[key].steps, cfg[key].batch_size) < 1 or min(rates) <= 0:
-                raise ConfigError(f"{key}: every value must be above 0, not {dict(cfg[key])}")
+            values = vars(getattr(cfg, key))
+            if min(values["steps"], values["batch_size"]) < 1 or min(values.values()) <= 0:
+                raise ConfigError(f"{key}: every value must be above 0, not {values}")
         self.folder = Path(cfg.output_dir)
         self.model = build_model(cfg.model, meta=False).to(world.device)
         self.model.requires_grad_(requires_grad=True)
         self.lessons = Lessons(
-            instantiate(cfg.tokenizer),
+            instantiate(cfg.tokenizer, "tokenizer"),
             style=cfg.style,
             scenes=cfg.scenes,
             finds=cfg.finds,
@@ -165,7 +165,7 @@ class Pretraining:
 
     def _enter(self) -> None:
         """Create the output folder, or check that the one that is there is of the same pretraining."""
-        config = OmegaConf.to_container(self.cfg)
+        config = config_to_dict(self.cfg)
         path = self.folder / "config.json"
         if (self.folder / "checkpoint").exists():
             raise ConfigError(f"output_dir: {self.folder} holds a finished pretraining; give another folder")
@@ -216,14 +216,12 @@ class Pretraining:
         self._train("encoder", stage, [*self._part("encoder"), *heads.named_parameters()], passes)
 
     def _find(self) -> None:
-        self._without_images("find", self.lessons.find)
+        self._without_images("find", self.cfg.find, self.lessons.find)
 
     def _language(self) -> None:
-        self._without_images("language", self.lessons.language)
+        self._without_images("language", self.cfg.language, self.lessons.language)
 
-    def _without_images(self, name: str, lesson: Callable[[int, int], Batch]) -> None:
-        stage = self.cfg[name]
-
+    def _without_images(self, name: str, stage: StageSettings, lesson: Callable[[int, int], Batch]) -> None:
         def passes(step: int) -> Iterator[tuple[Tensor, int]]:
             batch = lesson(step, stage.batch_size).to(self.world.device)
             yield self.module(batch, None), len(batch.labels)
@@ -242,7 +240,7 @@ class Pretraining:
     def _train(
         self,
         name: str,
-        stage: DictConfig,
+        stage: StageSettings,
         named: Sequence[tuple[str, nn.Parameter]],
         passes: Callable[[int], Iterator[tuple[Tensor, int]]],
     ) -> None:
@@ -276,11 +274,11 @@ class Pretraining:
                 self._log(name, step + 1, sums, begin)
                 sums.zero_()
 
-    def _groups(self, stage: DictConfig, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    def _groups(self, stage: StageSettings, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the optimizer's groups, by learning rate and weight decay."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in named:
-            lr = stage.get("encoder_lr", stage.lr) if name.startswith("encoder.") else stage.lr
+            lr = getattr(stage, "encoder_lr", stage.lr) if name.startswith("encoder.") else stage.lr
             decay = self.cfg.weight_decay if parameter.ndim == 2 and ".layers." in name else 0.0  # noqa: PLR2004
             groups.setdefault((lr, decay), []).append(parameter)
         return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]

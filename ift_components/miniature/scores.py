@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ift_components.config import load_config
+from ift_components.distributed import World, distributed
 from ift_components.errors import UserError
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.questions import OPEN, UNRELATED, write_questions
 from ift_components.smears.dataset import prepared_smears
 from ift_components.smears.styles import STYLES
-from ift_components.training.distributed import World, distributed
 
 
 def correct(results: dict[str, Any], name: str) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ift_components.config import load_config
+from ift_components.distributed import distributed
 from ift_components.errors import UserError
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings
@@ -20,7 +21,6 @@ from ift_components.files import write_text
 from ift_components.miniature.questions import write_questions
 from ift_components.miniature.scores import key_scores
 from ift_components.smears.dataset import prepared_smears
-from ift_components.training.distributed import distributed
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import TrainSettings, check_settings
 

@@ -1,9 +1,10 @@
 """Building a model from its config node, with random or a checkpoint's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.config import instantiate
@@ -11,7 +12,7 @@ from ift_components.errors import ConfigError
 from ift_components.models.hf_layout import load_weights
 
 
-def build_model(node: DictConfig, *, meta: bool) -> DeepFusionModel:
+def build_model(node: Mapping[str, Any], *, meta: bool) -> DeepFusionModel:
     """Build the model that a config node names.
 
     Args:
@@ -22,7 +23,7 @@ def build_model(node: DictConfig, *, meta: bool) -> DeepFusionModel:
         ConfigError: if the component is wrong or builds something else.
     """
     with torch.device("meta" if meta else "cpu"):
-        model = instantiate(node)
+        model = instantiate(node, "model")
     if not isinstance(model, DeepFusionModel):
         raise ConfigError(f"model: {node['_component_']} built a {type(model).__name__}; expected a DeepFusionModel")
     return model
@@ -49,7 +50,7 @@ def fill(model: DeepFusionModel, folder: Path, device: torch.device, *, weights_
 
 
 def build_for_inference(
-    node: DictConfig, checkpoint_dir: str | None, device: torch.device, dtype: torch.dtype
+    node: Mapping[str, Any], checkpoint_dir: str | None, device: torch.device, dtype: torch.dtype
 ) -> DeepFusionModel:
     """Build a whole, frozen model in one dtype.
 

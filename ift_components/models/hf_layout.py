@@ -21,7 +21,7 @@ from torchtune.models.llama3_2_vision._convert_weights import llama3_vision_hf_t
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.errors import ConfigError
-from ift_components.files import atomic_path, write_json
+from ift_components.files import complete_folder, partial_folder, write_json
 
 _INDEX = "model.safetensors.index.json"
 # Hugging Face numbers the shapes (in tiles) that an image can be cut into; 0 is kept for padding.
@@ -207,24 +207,20 @@ def save_checkpoint(
         source: the checkpoint that training started from; its config, tokenizer and processor files are copied.
         max_shard_size: largest size of one file.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)  # what an earlier run left when it was killed
-    temporary.mkdir(parents=True)
     weights = _converter(llama3_vision_tune_to_hf, config)(dict(state_dict))
     weights = {key: value.to("cpu", dtype).contiguous() for key, value in weights.items()}
     split = split_torch_state_dict_into_shards(
         weights, max_shard_size=max_shard_size, filename_pattern="model{suffix}.safetensors"
     )
-    for name, keys in split.filename_to_tensors.items():
-        with atomic_path(temporary / name) as path:
-            save_file({key: weights[key] for key in keys}, path, metadata={"format": "pt"})
-    write_json(temporary / _INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-    if source is not None:
-        for path in sorted(source.iterdir()):
-            if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name != _INDEX:
-                shutil.copy2(path, temporary / path.name)
-    path = temporary / "config.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else config
-    write_json(path, {**kept, "torch_dtype": str(dtype).removeprefix("torch.")})
-    temporary.rename(folder)
+    shutil.rmtree(partial_folder(folder), ignore_errors=True)  # what an earlier run left when it was killed
+    with complete_folder(folder) as temporary:
+        for name, keys in split.filename_to_tensors.items():
+            save_file({key: weights[key] for key in keys}, temporary / name, metadata={"format": "pt"})
+        write_json(temporary / _INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+        if source is not None:
+            for path in sorted(source.iterdir()):
+                if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name != _INDEX:
+                    shutil.copy2(path, temporary / path.name)
+        path = temporary / "config.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else config
+        write_json(path, {**kept, "torch_dtype": str(dtype).removeprefix("torch.")})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ift_components.config import drawn_folder
 from ift_components.data.build import BuildOptions, prepare
 from ift_components.data.builders.wbcatt import SCHEMA
 from ift_components.data.mcq import QuestionOptions
@@ -16,7 +17,7 @@ from ift_components.data.prepared import SPLITS
 from ift_components.data.source import Problems, Record, Source, find_image
 from ift_components.data.tables import read_csv
 from ift_components.errors import ConfigError
-from ift_components.files import cache_dir, exclusively
+from ift_components.files import cache_dir, complete_folder, locked, write_text
 from ift_components.smears.render import draw_cells
 from ift_components.smears.sampler import rows, sample_cells
 from ift_components.smears.styles import STYLES
@@ -62,9 +63,10 @@ def smears(
     kind = "independent" if independent else "correlated"
     name = f"v{_VERSION}-{style}-{kind}-{train}-{val}-{test}-{side}px-seed{seed}"
     folder = (Path(root).expanduser() if root else cache_dir() / "smears").absolute() / name
-    with exclusively(folder):
+    with locked(folder):
         if not folder.is_dir():
-            _draw(folder, style, counts, independent=independent, side=side, seed=seed)
+            with complete_folder(folder) as partial:
+                _draw(partial, style, counts, independent=independent, side=side, seed=seed)
     table = folder / "cells.csv"
 
     def records(problems: Problems) -> Iterator[Record]:
@@ -82,25 +84,32 @@ def smears(
 
 
 def _draw(folder: Path, style: str, counts: dict[str, int], *, independent: bool, side: int, seed: int) -> None:
-    """Write images and table; the folder appears when it is complete."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an earlier process left when it was killed
-    partial.mkdir(parents=True)
-    with (partial / "cells.csv").open("w", newline="", encoding="utf-8") as file:
+    """Write images and table."""
+    with (folder / "cells.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["image", "split", *SCHEMA.columns])
         writer.writeheader()
         for number, (split, count) in enumerate(counts.items()):
             generator = np.random.default_rng((seed, number))  # so that a split does not depend on the others' sizes
             codes = sample_cells(count, generator, independent=independent)
             values = rows(codes)
-            (partial / split).mkdir()
+            (folder / split).mkdir(exist_ok=True)
             for begin in range(0, count, _CHUNK):
                 pixels = draw_cells(codes[begin : begin + _CHUNK], style, generator, side=side)
                 for index, image in enumerate(pixels, start=begin):
                     path = f"{split}/{index:05d}.png"
-                    Image.fromarray(image).save(partial / path)
+                    Image.fromarray(image).save(folder / path)
                     writer.writerow({"image": path, "split": split, **values[index]})
-    partial.rename(folder)
+
+
+def draw_if_missing(folder: str | Path | None) -> None:
+    """Draw and prepare the cells that a config names as `${drawn:STYLE}`, on first use; any other folder is left alone.
+
+    Args:
+        folder: a config's prepared folder.
+    """
+    style = next((style for style in STYLES if folder is not None and Path(folder) == drawn_folder(style)), None)
+    if style is not None:
+        prepared_smears(style)
 
 
 def prepared_smears(style: str) -> Path:
@@ -113,8 +122,13 @@ def prepared_smears(style: str) -> Path:
         ConfigError: if the style is unknown.
     """
     source = smears(style=style)
-    folder = cache_dir() / "prepared" / source.root.name
-    with exclusively(folder):
+    folder = drawn_folder(style)
+    with locked(folder):
+        # The drawing's version is part of its folder's name, which the manifest does not keep: a file beside it does.
+        version = folder.with_name(f"{folder.name}.version")
+        if folder.is_dir() and not (version.is_file() and version.read_text() == source.root.name):
+            shutil.rmtree(folder)
         if not folder.is_dir():
             prepare(source, folder, QuestionOptions(), BuildOptions())
+            write_text(version, source.root.name)
     return folder

@@ -22,9 +22,9 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
+from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.files import sha256, write_json
-from ift_components.training.distributed import World
 from ift_components.training.loop import Trainer
 
 _log = logging.getLogger(__name__)

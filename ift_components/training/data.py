@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
-from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ift_components.config import instantiate
 from ift_components.data.dataset import Sample, collate
+from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.models.forward import Batch
-from ift_components.training.distributed import World
+from ift_components.training.settings import TrainSettings
 
 
 class ResumableSampler(DistributedSampler[int]):
@@ -55,13 +55,15 @@ class _Padded(Dataset[Sample]):
         return cast("Sample", {**self._dataset[0], "responses": []})
 
 
-def _dataset(cfg: DictConfig, node: DictConfig) -> tuple[Dataset[Sample], partial[Batch]]:
-    transform = instantiate(cfg.tokenizer)
+def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[Dataset[Sample], partial[Batch]]:
+    transform = instantiate(cfg.tokenizer, "tokenizer")
     instruction = cfg.instruction or int(cfg.proxy.num_vectors)
-    return instantiate(node, transform, instruction=instruction, seed=cfg.seed), partial(collate, transform=transform)
+    return instantiate(node, where, transform, instruction=instruction, seed=cfg.seed), partial(
+        collate, transform=transform
+    )
 
 
-def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
+def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
     """Build the loader of the training samples.
 
     Args:
@@ -71,7 +73,7 @@ def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
     Raises:
         ConfigError: if one epoch holds less than one optimizer step.
     """
-    dataset, make_batch = _dataset(cfg, cfg.dataset)
+    dataset, make_batch = _dataset(cfg, cfg.dataset, "dataset")
     sampler = ResumableSampler(dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True)
     loader = DataLoader(
         dataset,
@@ -90,11 +92,11 @@ def build_loader(cfg: DictConfig, world: World) -> DataLoader[Batch]:
     return cast("DataLoader[Batch]", loader)  # collate makes batches of the samples
 
 
-def build_validation_loader(cfg: DictConfig, world: World) -> DataLoader[Batch] | None:
+def build_validation_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch] | None:
     """Build the loader of the validation samples, or None if the config has none."""
     if cfg.val_dataset is None:
         return None
-    dataset, make_batch = _dataset(cfg, cfg.val_dataset)
+    dataset, make_batch = _dataset(cfg, cfg.val_dataset, "val_dataset")
     loader = DataLoader(
         _Padded(dataset),
         batch_size=cfg.batch_size,
@@ -105,7 +107,7 @@ def build_validation_loader(cfg: DictConfig, world: World) -> DataLoader[Batch] 
     return cast("DataLoader[Batch]", loader)
 
 
-def global_batch_size(cfg: DictConfig, world: World) -> int:
+def global_batch_size(cfg: TrainSettings, world: World) -> int:
     """Return the samples of one optimizer step over all processes."""
     return cfg.batch_size * cfg.gradient_accumulation_steps * world.size
 

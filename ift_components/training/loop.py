@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
-from ift_components.training.distributed import World
 
 
 @dataclass

@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import matplotlib as mpl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 import ift_components
 from ift_components.config import instantiate
+from ift_components.distributed import World
 from ift_components.files import atomic_path, require_new_folder, write_json, write_text
-from ift_components.training.distributed import World
+from ift_components.training.settings import TrainSettings
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,7 +39,7 @@ class Recorder:
         UserError: if the output folder holds something already.
     """
 
-    def __init__(self, cfg: DictConfig, world: World, stage: str) -> None:
+    def __init__(self, cfg: TrainSettings, world: World, stage: str) -> None:
         self.folder = Path(cfg.output_dir) if cfg.resume else require_new_folder(Path(cfg.output_dir))
         self._cfg = cfg
         self._world = world
@@ -59,14 +60,14 @@ class Recorder:
         if not self._world.is_main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(self._cfg))
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self._cfg)))
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
             lines = metrics.read_text(encoding="utf-8").splitlines()[: done + 1]  # the last may be cut
             self._rows = [row for row in map(_read_row, lines) if row is not None and row["step"] <= done]
             write_text(metrics, "".join(json.dumps(row) + "\n" for row in self._rows))
         self._file = metrics.open("a", encoding="utf-8")
-        self._logger = instantiate(self._cfg.metric_logger) if self._cfg.metric_logger else None
+        self._logger = instantiate(self._cfg.metric_logger, "metric_logger") if self._cfg.metric_logger else None
 
     def step(self, metrics: dict[str, float | int]) -> None:
         """Record one optimizer step.

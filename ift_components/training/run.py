@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from ift_components.config import instantiate
+from ift_components.config import config_to_dict, instantiate
+from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.files import sha256
 from ift_components.proxy import PROXY_FILE, UpdateRule, save_proxy
+from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.data import (
     build_loader,
@@ -22,9 +24,9 @@ from ift_components.training.data import (
     global_batch_size,
     steps_per_epoch,
 )
-from ift_components.training.distributed import World
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
@@ -56,9 +58,10 @@ class TrainingRun:
         UserError: for everything wrong with the config, the data or the checkpoint; nothing has been written then.
     """
 
-    def __init__(self, cfg: DictConfig, world: World, rule: UpdateRule, *, warm_up: bool) -> None:
+    def __init__(self, cfg: TrainSettings, world: World, rule: UpdateRule, *, warm_up: bool) -> None:
         self.cfg, self.world, self.warm_up = cfg, world, warm_up
         torch.manual_seed(cfg.seed)
+        draw_if_missing(cfg.data)
         self.recorder = Recorder(cfg, world, "warm-up" if warm_up else "fine-tuning")
         if cfg.resume:
             self._check_unchanged()
@@ -73,7 +76,7 @@ class TrainingRun:
         self.total_steps = min(steps, cfg.max_steps) if cfg.max_steps else steps
         scheduler = None
         if cfg.lr_scheduler is not None:
-            scheduler = instantiate(cfg.lr_scheduler, optimizer, num_training_steps=self.total_steps)
+            scheduler = instantiate(cfg.lr_scheduler, "lr_scheduler", optimizer, num_training_steps=self.total_steps)
         self.trainer = Trainer(module, proxy, groups, optimizer, world, cfg.clip_grad_norm, scheduler)
         if cfg.activation_offloading:
             self.trainer.saved_activations = offload_activations(world)
@@ -90,7 +93,7 @@ class TrainingRun:
         if not (folder / "config.yaml").is_file():
             return
         before = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-        now = cast("dict[str, Any]", OmegaConf.to_container(self.cfg))
+        now = config_to_dict(self.cfg)
         changed = sorted(
             str(k) for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _MAY_CHANGE
         )

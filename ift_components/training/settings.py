@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.proxy import UpdateRule
@@ -122,7 +122,7 @@ def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
     return DTYPES[name]
 
 
-def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
+def check_settings(cfg: TrainSettings, *, warm_up: bool) -> UpdateRule:
     """Check the values that no type can, and return the update rule of the stage.
 
     Args:
@@ -145,8 +145,9 @@ def check_settings(cfg: DictConfig, *, warm_up: bool) -> UpdateRule:
         "data_parallel_replicate_dim",
     )
     for key in positive:
-        if cfg[key] is not None and cfg[key] <= 0:
-            raise ConfigError(f"{key}: {cfg[key]} is not above 0")
+        value = getattr(cfg, key)
+        if value is not None and value <= 0:
+            raise ConfigError(f"{key}: {value} is not above 0")
     if cfg.num_workers < 0:
         raise ConfigError(f"num_workers: {cfg.num_workers} is below 0")
     if cfg.proxy.num_vectors < 1:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchtune.training import OffloadActivations
 
 from ift_components.config import instantiate
+from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
@@ -23,13 +23,12 @@ from ift_components.models.sharding import (
 )
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
-from ift_components.training.distributed import World
-from ift_components.training.settings import parse_dtype
+from ift_components.training.settings import TrainSettings, parse_dtype
 
 PARTS = ("proxy", "encoder", "fusion", "decoder")
 
 
-def build_module(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss:
+def build_module(cfg: TrainSettings, world: World, *, frozen: bool) -> ResponseLoss:
     """Build, load, freeze, place and shard the model of a stage.
 
     Args:
@@ -64,7 +63,7 @@ def build_module(cfg: DictConfig, world: World, *, frozen: bool) -> ResponseLoss
     return module.train()
 
 
-def build_proxy(cfg: DictConfig, world: World, rule: UpdateRule, dim: int) -> ProxyInstruction | None:
+def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule, dim: int) -> ProxyInstruction | None:
     """Load the warmed-up proxy, or draw a random one; None under `none`.
 
     Args:
@@ -94,11 +93,12 @@ def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> di
     return {part: parameters for part, parameters in groups.items() if parameters}
 
 
-def build_optimizer(cfg: DictConfig, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
+def build_optimizer(cfg: TrainSettings, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
     """Build the optimizer, one parameter group a part, each with its own learning rate if the config gives one."""
     lr = {"proxy": cfg.proxy.lr, **cfg.part_lr}
     return instantiate(
         cfg.optimizer,
+        "optimizer",
         [
             {"params": parameters, "name": part} | ({"lr": lr[part]} if lr.get(part) is not None else {})
             for part, parameters in groups.items()
@@ -117,7 +117,7 @@ def offload_activations(world: World) -> OffloadActivations:
     return OffloadActivations()
 
 
-def write_checkpoint(folder: Path, module: ResponseLoss, cfg: DictConfig, world: World) -> None:
+def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World) -> None:
     """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
 
     Args:

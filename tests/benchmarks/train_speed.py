@@ -37,11 +37,11 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import prompt_tokens
+from ift_components.distributed import distributed
 from ift_components.models import tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.sharding import set_precision, shard
 from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
-from ift_components.training.distributed import distributed
 from ift_components.training.loop import Trainer
 from ift_components.training.setup import parameter_groups
 

@@ -111,7 +111,9 @@ def test_killed_in_the_middle(eval_config, tmp_path, world):
     reference = eval_config(out="reference")
     evaluate(reference, world)
     cfg = eval_config("batch_size=2")
-    given = [f"{key}={cfg[key]}" for key in ("data", "checkpoint_dir", "output_dir", "batch_size", "bootstrap")]
+    given = [
+        f"{key}={getattr(cfg, key)}" for key in ("data", "checkpoint_dir", "output_dir", "batch_size", "bootstrap")
+    ]
     command = [sys.executable, "-m", "ift_eval_recipe", "--config", "tiny_eval.yaml", "model.num_layers=4", *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ import scipy.stats
 import statsmodels.api as sm
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 
-from ift_components.evaluation.statistics import bootstrap_interval, bootstrap_means, compare_paired, mcnemar, mean_sd
+from ift_components.statistics import bootstrap_interval, bootstrap_means, compare_paired, mcnemar, mean_sd
 
 
 def clustered(seed, images=150):

@@ -48,12 +48,12 @@ def test_components_build(name):
     cfg = load(name)
     model = build_model(cfg.model, meta=name.startswith("llama32v"))
     if name.startswith("tiny"):
-        instantiate(cfg.tokenizer)
+        instantiate(cfg.tokenizer, "tokenizer")
     if name.endswith(("_eval.yaml", "_pretrain.yaml")):
         return
     check_settings(cfg, warm_up=name.endswith("_warmup.yaml"))
-    instantiate(cfg.optimizer, [torch.nn.Parameter(torch.zeros(1))])
-    instantiate(cfg.dataset.shuffling)
+    instantiate(cfg.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
     width = model.decoder.output.in_features
     assert random_theta(cfg.proxy.num_vectors, width, 0).shape == (8, width)
 
@@ -83,8 +83,8 @@ def test_11b_parameter_counts(stage):
 def test_11b_uses_the_papers_settings():
     cfg = load("llama32v_ift.yaml")
     assert (cfg.proxy.num_vectors, cfg.proxy.momentum, cfg.epochs, cfg.clip_grad_norm) == (8, 0.999, 5, 1.0)
-    assert (cfg.optimizer._component_, cfg.optimizer.lr, cfg.dtype) == ("torch.optim.AdamW", 2e-5, "bf16")
-    assert cfg.optimizer.fused
+    assert (cfg.optimizer["_component_"], cfg.optimizer["lr"], cfg.dtype) == ("torch.optim.AdamW", 2e-5, "bf16")
+    assert cfg.optimizer["fused"]
     assert (cfg.batch_size, cfg.gradient_accumulation_steps, cfg.lr_scheduler) == (2, 1, None)
     assert load("llama32v_warmup.yaml").epochs == 1
     assert (load("llama32v_eval.yaml").max_new_tokens, load("llama32v_eval.yaml").scoring) == (50, "generate")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
+from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.models import tiny_llama3_2_vision
 from ift_components.models.forward import ResponseLoss
@@ -13,7 +14,6 @@ from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import UpdateRule, random_theta
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
-from ift_components.training.distributed import World
 from ift_components.training.loop import Trainer
 from ift_components.training.run import TrainingRun
 from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups

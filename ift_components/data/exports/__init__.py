@@ -12,7 +12,7 @@ from ift_components.data.exports.lmms_eval import export_lmms_eval
 from ift_components.data.exports.vlmevalkit import export_vlmevalkit
 from ift_components.data.prepared import read_manifest
 from ift_components.errors import ConfigError, DataError
-from ift_components.files import require_new_folder
+from ift_components.files import complete_folder, partial_folder, require_new_folder
 
 FORMATS: dict[str, Callable[[Job], None]] = {
     "parquet": export_parquet,
@@ -69,14 +69,10 @@ def export(folder: str | Path, options: ExportOptions) -> Path:
     manifest = read_manifest(folder)
     default = folder.with_name(f"{folder.name}-{options.format}")
     out = require_new_folder(Path(options.output_dir or default).expanduser().absolute(), "export.output_dir")
-    temporary = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(partial_folder(out), ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        FORMATS[options.format](Job(folder, manifest, temporary, out, options.instruction))
-        temporary.rename(out)
+        with complete_folder(out) as temporary:
+            FORMATS[options.format](Job(folder, manifest, temporary, out, options.instruction))
     except OSError as error:
         raise DataError(f"export.output_dir: {out} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out

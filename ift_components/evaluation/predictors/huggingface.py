@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from ift_components.distributed import choose_device
 from ift_components.errors import ConfigError
 from ift_components.evaluation.items import Item
 from ift_components.evaluation.predictors.base import Answer, Work
 from ift_components.files import sha256
-from ift_components.training.distributed import choose_device
 from ift_components.training.settings import parse_dtype
 
 

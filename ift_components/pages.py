@@ -1,0 +1,59 @@
+"""Pages of HTML that every room makes: the templates' environment, the shared style, pictures as data URLs, numbers as text."""
+
+import base64
+import io
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def number(value: Any) -> str:
+    """Return a number with at most four significant digits after the point; anything else as text."""
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def environment(room: str) -> Environment:
+    """Return the environment of a room's templates: everything put into HTML is escaped, and a missing value is an error.
+
+    Args:
+        room: the package with a `templates` folder, e.g. `ift_components.evaluation`; `base.html` is the shared one.
+    """
+    templates = Environment(
+        loader=ChoiceLoader([PackageLoader(room), PackageLoader("ift_components")]),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "number": number, "cell": cell, "zip": zip}
+    return templates
+
+
+def cell(text: Any) -> str:
+    """Return text for a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def tex(text: Any) -> str:
+    """Return text for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {char: f"\\{char}" for char in "&%$#_{}"}
+    return "".join(special.get(char, char) for char in str(text))
+
+
+def data_url(image: Image.Image, side: int | None = None) -> str:
+    """Return a picture as a data URL: PNG as it is, or a JPEG of at most `side` pixels a side."""
+    buffer = io.BytesIO()
+    if side is None:
+        image.save(buffer, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    small.save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
