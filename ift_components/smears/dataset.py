@@ -123,9 +123,9 @@ def prepared_smears(style: str) -> Path:
     """
     source = smears(style=style)
     folder = drawn_folder(style)
-    with locked(folder):
-        # The drawing's version is part of its folder's name, which the manifest does not keep: a file beside it does.
-        version = folder.with_name(f"{folder.name}.version")
+    # The drawing's version is part of its folder's name, which the manifest does not keep: a file beside it does.
+    version = folder.with_name(f"{folder.name}.version")
+    with locked(version):
         if folder.is_dir() and not (version.is_file() and version.read_text() == source.root.name):
             shutil.rmtree(folder)
         if not folder.is_dir():

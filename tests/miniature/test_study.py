@@ -30,7 +30,7 @@ def test_methods_are_configs_of_their_rule(tmp_path):
         given = [*method.overrides(tmp_path / "proxy.safetensors"), f"data={tmp_path}", f"output_dir={tmp_path}"]
         cfg = load_config("tiny_ift.yaml", given, TrainSettings)
         rules[name] = check_settings(cfg, warm_up=False)
-        assert (cfg.dataset.shuffling is not None) == method.shuffled == ("shuffling" in name)
+        assert (cfg.dataset["shuffling"] is not None) == method.shuffled == ("shuffling" in name)
         assert cfg.instruction == (INSTRUCTION if method.rule == "none" else None)
     assert set(rules.values()) == set(UpdateRule)
 

@@ -25,7 +25,9 @@ def trainer(cfg, world, rule=UpdateRule.TRACK):
 
 def test_accumulation_equals_one_large_batch(train_config, world):
     """Reports differ in length: averaging the batches' means would differ."""
-    cfg = train_config("batch_size=8")
+    # A plain step of 1 shows the clipped gradient itself.
+    plain = ["optimizer=torch.optim.SGD", "optimizer.lr=1.0", "proxy.lr=1.0"]
+    cfg = train_config("batch_size=8", *plain)
     (whole,) = next(epoch_batches(build_loader(cfg, world), 0, 1))
     parts = next(epoch_batches(build_loader(train_config("batch_size=2"), world), 0, 4))
     assert len({len(part.labels) for part in parts}) > 1
