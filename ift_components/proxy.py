@@ -27,14 +27,12 @@ class UpdateRule(StrEnum):
         TRACK: theta keeps its own optimizer trajectory and theta~ trails it by Eq. 3 (the paper's text).
         FIX: the warmed-up theta, never changed.
         UPDATE: theta by gradient descent, no momentum; the warm-up uses it too.
-        NONE: no proxy, a text instruction stands in its place (ordinary instruction tuning).
     """
 
     RESTART = "restart"
     TRACK = "track"
     FIX = "fix"
     UPDATE = "update"
-    NONE = "none"
 
 
 class ProxyInstruction(nn.Module):
@@ -45,19 +43,17 @@ class ProxyInstruction(nn.Module):
 
     Args:
         theta: initial vectors, [K, d].
-        rule: the update rule; `none` has no proxy and is refused.
+        rule: the update rule.
         momentum: the paper's m in Eq. 3, in [0, 1].
 
     Raises:
-        ConfigError: if the rule is `none` or the momentum is outside [0, 1].
+        ConfigError: if the momentum is outside [0, 1].
     """
 
     momentum: Tensor
 
     def __init__(self, theta: Tensor, rule: UpdateRule, momentum: float = 0.999) -> None:
         super().__init__()
-        if rule is UpdateRule.NONE:
-            raise ConfigError("proxy.rule: 'none' has no proxy instruction; give an instruction instead")
         if not 0 <= momentum <= 1:
             raise ConfigError(f"proxy.momentum: {momentum} is outside [0, 1]; the paper's value is 0.999")
         self.rule = rule

@@ -1,12 +1,12 @@
-"""Momentum-proxy fine-tuning: trains vision encoder and fusion layers under the momentum copy of a warmed-up proxy.
+"""Momentum-proxy fine-tuning: trains the model under the momentum copy of a warmed-up proxy.
 
     tune run ift_recipe --config tiny_ift.yaml data=PREPARED proxy.path=WARMUP/proxy_instruction.safetensors \
         output_dir=OUT
     tune run --nproc_per_node 4 ift_recipe --config llama32v_ift.yaml data=PREPARED proxy.path=... output_dir=OUT
 
 OUT/checkpoint holds the model in Hugging Face layout, which needs no proxy at inference, and the proxy it was trained under;
-OUT also holds config.yaml, metrics.jsonl, loss_curve.png and run.json. `proxy.rule=none instruction="..."` is ordinary
-instruction tuning, for comparison.
+OUT also holds config.yaml, metrics.jsonl, loss_curve.png and run.json. `instruction="..."` alone is ordinary instruction
+tuning, for comparison. The section `tuning` says which parts of the model are trained.
 """
 
 from ift_components.config import entry_point
@@ -18,9 +18,9 @@ from ift_components.training.settings import TrainSettings, check_settings
 @entry_point(TrainSettings)
 def main(cfg: TrainSettings) -> None:
     """Fine-tune the model under the momentum proxy instruction."""
-    rule = check_settings(cfg, warm_up=False)
+    stage = check_settings(cfg)
     with distributed(cfg.device) as world:
-        TrainingRun(cfg, world, rule, warm_up=False).train()
+        TrainingRun(cfg, world, stage).run()
 
 
 if __name__ == "__main__":

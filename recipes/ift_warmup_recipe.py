@@ -10,15 +10,16 @@ run.json.
 from ift_components.config import entry_point
 from ift_components.distributed import distributed
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings, check_settings, check_warm_up
 
 
 @entry_point(TrainSettings)
 def main(cfg: TrainSettings) -> None:
     """Train the proxy instruction with the model frozen."""
-    rule = check_settings(cfg, warm_up=True)
+    stage = check_settings(cfg)
+    check_warm_up(stage)
     with distributed(cfg.device) as world:
-        TrainingRun(cfg, world, rule, warm_up=True).train()
+        TrainingRun(cfg, world, stage).run()
 
 
 if __name__ == "__main__":

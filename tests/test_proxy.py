@@ -5,11 +5,12 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from ift_components.data.dataset import collate
-from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.dataset import Sample, collate
+from ift_components.data.prompts import Slots, Text, prompt_tokens, response_tokens
 from ift_components.errors import ConfigError
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
+from ift_components.models.trainable import FINE_TUNING, apply_tuning
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta, save_proxy
 from ift_components.training.loop import Trainer
 from ift_components.training.setup import parameter_groups
@@ -17,11 +18,13 @@ from ift_components.training.setup import parameter_groups
 K, D, M, LR = 3, 32, 0.9, 1e-2
 
 
-def small_model(**options):
-    return tiny_llama3_2_vision(decoder_dim=D, encoder_dim=16, num_layers=2, image_size=28, **options)
+def small_model():
+    model = tiny_llama3_2_vision(decoder_dim=D, encoder_dim=16, num_layers=2, image_size=28)
+    apply_tuning(model, FINE_TUNING)
+    return model
 
 
-def random_batches(count, slots=K):
+def random_batches(count, prompt):
     """Batches of two different samples, as `collate` makes them."""
     transform = tiny_vision_transform(image_size=28)
     generator = torch.Generator().manual_seed(1)
@@ -29,12 +32,12 @@ def random_batches(count, slots=K):
     return [
         collate(
             [
-                {
-                    "id": f"{step}-{row}",
-                    "prompt": prompt_tokens(transform, slots),
-                    "responses": [response_tokens(transform, texts[(step + 2 * row) % len(texts)])],
-                    "image": torch.randn(1, 3, 28, 28, generator=generator),
-                }
+                Sample(
+                    f"{step}-{row}",
+                    prompt_tokens(transform, prompt),
+                    [response_tokens(transform, texts[(step + 2 * row) % len(texts)])],
+                    torch.randn(1, 3, 28, 28, generator=generator),
+                )
                 for row in range(2)
             ],
             transform,
@@ -63,16 +66,16 @@ def reference_loss(model, batch, slots):
     return F.cross_entropy(logits.view(-1, logits.shape[-1])[batch.response_index], batch.labels)
 
 
-@pytest.mark.parametrize("rule", list(UpdateRule))
+@pytest.mark.parametrize("rule", [*UpdateRule, None])
 def test_rule_follows_hand_written_loop(rule, world):
-    batches = random_batches(5, "Describe this medical scan." if rule is UpdateRule.NONE else K)
+    batches = random_batches(5, Text("Describe this medical scan.") if rule is None else Slots(K))
     theta0 = random_theta(K, D, seed=3, bound=0.5)
 
     module = ResponseLoss(small_model())
-    proxy = None if rule is UpdateRule.NONE else ProxyInstruction(theta0, rule, M)
+    proxy = None if rule is None else ProxyInstruction(theta0, rule, M)
     groups = parameter_groups(module, proxy)
     optimizer = torch.optim.AdamW([{"params": p} for p in groups.values()], lr=LR)
-    trainer = Trainer(module, proxy, groups, optimizer, world)
+    trainer = Trainer(module=module, proxy=proxy, groups=groups, optimizer=optimizer, world=world)
     losses = [trainer.step([batch])["loss"] for batch in batches]
 
     model = small_model()
@@ -84,7 +87,7 @@ def test_rule_follows_hand_written_loop(rule, world):
     for batch in batches:
         if rule is UpdateRule.RESTART:
             theta.data = momentum.clone()
-        if rule is UpdateRule.NONE:
+        if rule is None:
             seen = None
         elif rule in (UpdateRule.RESTART, UpdateRule.TRACK):
             seen = momentum.clone().requires_grad_()

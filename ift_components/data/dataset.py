@@ -1,8 +1,9 @@
-"""Reports as training samples: image, prompt (text instruction or proxy slots) and response."""
+"""Training samples: image, prompt (text or proxy slots) and responses; and reports as such samples."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -13,32 +14,97 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
 from ift_components.data.images import ImageTransform, SquashedImages
 from ift_components.data.prepared import load_reports
-from ift_components.data.prompts import prompt_tokens, response_tokens, slot_id
+from ift_components.data.prompts import Prompt, Slots, Text, prompt_tokens, response_tokens, slot_id
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
 from ift_components.shuffling import Shuffling
 
 
-class Sample(TypedDict):
-    """One training sample: its id, prompt tokens, the tokens of one or more responses, and its image [tiles, 3, h, w]."""
+@dataclass(frozen=True)
+class Sample:
+    """One training sample.
+
+    Attributes:
+        id: its name, unique within the dataset's pass.
+        prompt: token ids up to and including the assistant's header.
+        responses: the token ids of one or more responses, each with its end-of-turn token.
+        image: [tiles, 3, h, w] normalised pixels.
+        source: name of the data source, one of the dataset's `sources`; losses are logged by it.
+    """
 
     id: str
     prompt: list[int]
     responses: list[list[int]]
     image: Tensor
+    source: str = "reports"
+
+
+class TrainingDataset(Protocol):
+    """What the training loop reads samples from."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """Names of the data sources that its samples are from, each once; the same on every process."""
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether any sample's prompt holds proxy slots."""
+
+    def __len__(self) -> int:
+        """Samples of one epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample, a function of (seed, epoch, index) alone."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (from 0) that the next samples are drawn for."""
+
+
+@dataclass(frozen=True)
+class DatasetContext:
+    """What a run hands to every dataset component, before the arguments of its YAML.
+
+    Attributes:
+        transform: the model's transform.
+        proxy_vectors: K, the proxy slots of a prompt without an instruction; 0 if the run has no proxy.
+        seed: seed of every random choice.
+    """
+
+    transform: Llama3VisionTransform
+    proxy_vectors: int
+    seed: int
+
+    def prompt(self, instruction: str | None, key: str = "dataset.instruction") -> Prompt:
+        """Return the prompt of an instruction, or the proxy's slots without one.
+
+        Args:
+            instruction: the text, or None.
+            key: where it stands in the config, for messages.
+
+        Raises:
+            ConfigError: if there is neither an instruction nor a proxy.
+        """
+        if instruction is not None:
+            return Text(instruction)
+        if not self.proxy_vectors:
+            raise ConfigError(
+                f"{key}: is null, and a run under an `instruction` has no proxy to stand in its place; give "
+                f"{key}: ${{instruction}}, or set instruction to null to train under the proxy"
+            )
+        return Slots(self.proxy_vectors)
 
 
 class ReportDataset(Dataset[Sample]):
-    """The reports of one split of a prepared folder.
+    """The reports of one split of a prepared folder, a `TrainingDataset`.
 
     Args:
-        transform: the model's transform.
+        context: the run's transform, number of proxy slots and seed.
         source: prepared folder.
         split: `train`, `val` or `test`.
-        instruction: the text instruction, or the number of proxy slots in its place.
+        instruction: the text instruction; None leaves its place to the proxy.
+        name: what its losses are called where a run has several sources.
         shuffling: how responses are reordered each time they are seen; None leaves them as they are.
-        seed: seed of the reordering.
         limit: use only the first samples.
         repeat: how often an epoch goes over the samples, each time with another order (the authors repeat small sets 3 times).
         responses_per_image: differently shuffled responses to one image, which share its pass through the encoder.
@@ -46,49 +112,52 @@ class ReportDataset(Dataset[Sample]):
 
     Raises:
         DataError: if the folder or split is missing or empty.
-        ConfigError: if a prompt with its longest report does not fit the tokenizer's `max_seq_len`, a number is below 1, or
-            several responses are asked for without shuffling.
+        ConfigError: if a prompt with its longest report does not fit the tokenizer's `max_seq_len`, a number is below 1, there
+            is neither instruction nor proxy, or several responses are asked for without shuffling.
     """
 
     def __init__(
         self,
-        transform: Llama3VisionTransform,
+        context: DatasetContext,
         *,
         source: str,
         split: str,
-        instruction: str | int,
+        instruction: str | None = None,
+        name: str = "reports",
         shuffling: Shuffling | None = None,
-        seed: int = 0,
         limit: int | None = None,
         repeat: int = 1,
         responses_per_image: int = 1,
         cache_images: str | None = None,
     ) -> None:
-        for name, value in (("limit", limit), ("repeat", repeat), ("responses_per_image", responses_per_image)):
+        for key, value in (("limit", limit), ("repeat", repeat), ("responses_per_image", responses_per_image)):
             if value is not None and value < 1:
-                raise ConfigError(f"dataset.{name}: {value} is below 1")
+                raise ConfigError(f"dataset.{key}: {value} is below 1")
         if responses_per_image > 1 and shuffling is None:
             raise ConfigError(
                 f"dataset.responses_per_image: {responses_per_image} responses are all the same without shuffling; set "
                 "dataset.shuffling or 1"
             )
-        self._transform = transform
-        self._image = ImageTransform(transform)
+        self._transform = context.transform
+        self._seed = context.seed
+        prompt = context.prompt(instruction)
+        self._prompt = prompt_tokens(context.transform, prompt)
+        self.sources = (name,)
+        self.has_slots = isinstance(prompt, Slots)
+        self._image = ImageTransform(context.transform)
         self._rows = load_reports(Path(source), split)
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
         self._texts = self._rows.remove_columns("image")  # reading a row of these decodes no image
-        self._prompt = prompt_tokens(transform, instruction)
         self._shuffling = shuffling
-        self._seed = seed
         self._repeat = repeat
         self._responses_per_image = responses_per_image
         self._epoch = 0
         self._cache: SquashedImages | None = None
         if cache_images is not None:
             manifest = sha256(Path(source) / "manifest.json")
-            name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}"
-            self._cache = SquashedImages(Path(cache_images), name, len(self._rows), self._image.size)
+            file_name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}"
+            self._cache = SquashedImages(Path(cache_images), file_name, len(self._rows), self._image.size)
         self._check_lengths()
 
     def _check_lengths(self) -> None:
@@ -114,15 +183,9 @@ class ReportDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         number = index % len(self._rows)
         row = self._texts[number]
-        return {
-            "id": row["id"],
-            "prompt": self._prompt,
-            "responses": [
-                response_tokens(self._transform, self._report(row, index, order))
-                for order in range(self._responses_per_image)
-            ],
-            "image": self._pixels(number),
-        }
+        reports = [self._report(row, index, order) for order in range(self._responses_per_image)]
+        responses = [response_tokens(self._transform, report) for report in reports]
+        return Sample(row["id"], self._prompt, responses, self._pixels(number), self.sources[0])
 
     def _report(self, row: dict[str, Any], index: int, order: int) -> str:
         if self._shuffling is None:
@@ -152,10 +215,10 @@ def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         Tokens, positions and segment (0 for the prompt, k for response k), each [s], and the places that predict a response's
         token, [n] (the prompt's last place predicts the first token of every response).
     """
-    prompt = len(sample["prompt"])
-    tokens, positions, segments = list(sample["prompt"]), list(range(prompt)), [0] * prompt
+    prompt = len(sample.prompt)
+    tokens, positions, segments = list(sample.prompt), list(range(prompt)), [0] * prompt
     places: list[int] = []
-    for number, response in enumerate(sample["responses"], start=1):
+    for number, response in enumerate(sample.responses, start=1):
         start = len(tokens)
         places += [prompt - 1, *range(start, start + len(response) - 1)]
         tokens += response
@@ -164,42 +227,54 @@ def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.tensor(tokens), torch.tensor(positions), torch.tensor(segments), torch.tensor(places, dtype=torch.long)
 
 
-def collate(samples: Sequence[Sample], transform: Llama3VisionTransform) -> Batch:
-    """Right-pad samples to the longest and mark what the loss and the proxy need.
+def collate(
+    samples: Sequence[Sample], transform: Llama3VisionTransform, sources: Sequence[str] = ("reports",)
+) -> Batch:
+    """Right-pad samples to the longest and mark what the loss and the proxy need; prompts may have slots or text.
 
     Args:
         samples: the samples of one batch.
         transform: the model's transform, for its special tokens.
+        sources: names of all data sources of the run; with several, every label is marked with its own.
 
     Raises:
         DataError: if a prompt does not hold exactly one image.
     """
-    image_id, slot = transform.tokenizer.image_id, slot_id(transform)
     rows = [_row(sample) for sample in samples]
     tokens = pad_sequence([row[0] for row in rows], batch_first=True, padding_value=transform.pad_id)
-    is_image = tokens == image_id
+    is_image = tokens == transform.tokenizer.image_id
     if not (is_image.sum(dim=1) == 1).all():
-        wrong = next(s["id"] for s, row in zip(samples, is_image, strict=True) if row.sum() != 1)
+        id_ = next(s.id for s, row in zip(samples, is_image, strict=True) if row.sum() != 1)
         raise DataError(
-            f"sample '{wrong}' does not hold exactly one <|image|> token; every sample needs exactly one image"
+            f"sample '{id_}' does not hold exactly one <|image|> token; every sample needs exactly one image"
         )
+    # Several responses lie behind one prompt in a row: each counts its positions from the prompt's end and sees the prompt and
+    # itself alone, so that the row computes what one row a response would. A single response is plainly causal: no mask.
     positions = mask = None
-    if any(len(sample["responses"]) > 1 for sample in samples):
+    if any(len(sample.responses) > 1 for sample in samples):
         positions = pad_sequence([row[1] for row in rows], batch_first=True)
         segments = pad_sequence([row[2] for row in rows], batch_first=True, padding_value=-1)
         same = segments.unsqueeze(2) == segments.unsqueeze(1)
-        mask = (same | (segments == 0).unsqueeze(1)).tril()  # a token sees the prompt and its own response up to itself
+        mask = (same | (segments == 0).unsqueeze(1)).tril()
+    # The loss and the proxy are found by their places in the flattened [b * s] batch: gathering those few rows is what keeps
+    # the vocabulary's logits, and the slots of a batch that mixes prompts, from having a shape that depends on padding.
     width = tokens.shape[1]
-    labels = [torch.tensor([t for r in s["responses"] for t in r], dtype=torch.long) for s in samples]
+    labels = [torch.tensor([t for r in sample.responses for t in r], dtype=torch.long) for sample in samples]
+    source_index = None
+    if len(sources) > 1:
+        numbers = torch.tensor([sources.index(sample.source) for sample in samples])
+        source_index = numbers.repeat_interleave(torch.tensor([len(row) for row in labels]))
     return Batch(
         tokens=tokens,
-        images=torch.stack([sample["image"] for sample in samples]).unsqueeze(1),
+        images=torch.stack([sample.image for sample in samples]).unsqueeze(1),
         aspect_ratio=torch.ones(len(samples), 1, 2, dtype=torch.int),
         sees_image=is_image.cumsum(dim=1) > 0,
-        slot_index=(tokens == slot).flatten().nonzero().squeeze(1),
+        slot_index=(tokens == slot_id(transform)).flatten().nonzero().squeeze(1),
         response_index=torch.cat([row[3] + number * width for number, row in enumerate(rows)]),
         labels=torch.cat(labels),
-        ids=[sample["id"] for sample in samples],
+        ids=[sample.id for sample in samples],
         positions=positions,
         mask=mask,
+        source_index=source_index,
+        sources=len(sources),
     )

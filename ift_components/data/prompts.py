@@ -1,4 +1,6 @@
-"""Llama 3's chat format with one image and, in place of the instruction's text, either text or proxy slots."""
+"""Llama 3's chat format with one image and, in place of the instruction, either text or proxy slots."""
+
+from dataclasses import dataclass
 
 from torchtune.data import Message
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
@@ -7,25 +9,43 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 SLOT_TOKEN = "<|reserved_special_token_0|>"  # noqa: S105 (a token of the vocabulary, not a secret)
 
 
+@dataclass(frozen=True)
+class Text:
+    """An instruction in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Places for the proxy instruction's vectors."""
+
+    count: int
+    """K, the number of vectors."""
+
+
+Prompt = Text | Slots
+
+
 def slot_id(transform: Llama3VisionTransform) -> int:
     """Return the id of the reserved special token that marks a proxy slot."""
     return transform.tokenizer.special_tokens[SLOT_TOKEN]
 
 
-def prompt_tokens(transform: Llama3VisionTransform, instruction: str | int) -> list[int]:
+def prompt_tokens(transform: Llama3VisionTransform, prompt: Prompt) -> list[int]:
     """Return the tokens of a prompt, up to and including the assistant's header.
 
     Args:
         transform: the model's transform, whose tokenizer is used.
-        instruction: the instruction's text, or the number of proxy slots that stand where it would.
+        prompt: what stands after the image.
     """
     tokenizer = transform.tokenizer
     content: list[dict[str, object]] = [{"type": "image", "content": None}]
-    if isinstance(instruction, str):
-        content.append({"type": "text", "content": instruction})
+    if isinstance(prompt, Text):
+        content.append({"type": "text", "content": prompt.text})
     user = tokenizer.tokenize_message(Message(role="user", content=content))
-    if isinstance(instruction, int):
-        user[-1:-1] = [slot_id(transform)] * instruction  # before <|eot_id|>
+    if isinstance(prompt, Slots):
+        user[-1:-1] = [slot_id(transform)] * prompt.count  # before <|eot_id|>
     header = tokenizer.tokenize_message(Message(role="assistant", content=""), add_end_tokens=False)
     return [tokenizer.bos_id, *user, *header]
 

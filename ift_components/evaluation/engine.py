@@ -1,23 +1,20 @@
-"""Generation with torchtune's model: one encoder pass an image, whose cross-attention keys and values all its prompts share.
+"""Generation: one encoder pass an image, whose cross-attention keys and values all its prompts share.
 
-torchtune's own caches hold the image's keys and values once a prompt and are made for one batch size. Here the rows of a
-batch are grouped by image: a group's queries attend together to one copy, and caches are as large as the batch at hand.
+The layers are walked by `models.forward.run_decoder`, as in training. The rows of a batch are grouped by image: a group's
+queries attend together to one copy of its keys and values, and caches are as large as the batch at hand.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
-from torchtune.modules import MultiHeadAttention, TransformerCrossAttentionLayer, TransformerSelfAttentionLayer
-from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
+from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.data.prompts import slot_id
-from ift_components.models.forward import ResponseLoss
-
-KeysValues = tuple[Tensor, Tensor]
+from ift_components.models.cache import DecoderCache, ImageKeysValues, image_caches
+from ift_components.models.forward import Recorder, embed_tokens, encode_images, fill_slots, run_decoder
 
 
 @dataclass
@@ -36,24 +33,40 @@ class Sampling:
 
 
 @dataclass
+class EncodedImages:
+    """Images that have gone through the encoder.
+
+    Attributes:
+        features: what the encoder made of them, [m, image tokens, d].
+        keys_values: of each cross-attention layer; filled by the first batch of prompts about them, read by later ones.
+    """
+
+    features: Tensor
+    keys_values: list[ImageKeysValues]
+
+
+@dataclass
 class State:
     """A batch of prompts that has gone through the model.
 
     Attributes:
         logits: [b, vocabulary] of the token after what was fed last, fp32.
         padding: [b] left padding of each row.
-        length: positions filled, padding included.
-        prompt_length: positions of the prompts.
-        image: for each cross-attention layer the keys and values, [images, kv heads, image tokens, head dim].
-        cache: for each layer the keys and values, [b, kv heads, capacity, head dim].
+        prompt_length: positions of the prompts, padding included.
+        image: what the prompts are about.
+        cache: the keys and values of everything fed.
     """
 
     logits: Tensor
     padding: Tensor
-    length: int
     prompt_length: int
-    image: list[KeysValues]
-    cache: list[KeysValues] = field(default_factory=list)
+    image: EncodedImages
+    cache: DecoderCache
+
+    @property
+    def length(self) -> int:
+        """Positions filled, padding included."""
+        return self.cache.length
 
 
 class Engine:
@@ -63,40 +76,38 @@ class Engine:
         model: the model, on its device and in its compute dtype, without torchtune's caches.
         transform: the model's transform.
         proxy: [K, d] vectors for the proxy slots of prompts that have them.
+        recorder: is handed what passes through encoder and decoder.
     """
 
-    def __init__(self, model: DeepFusionModel, transform: Llama3VisionTransform, proxy: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: DeepFusionModel,
+        transform: Llama3VisionTransform,
+        proxy: Tensor | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._model = model.eval()
+        self._recorder = recorder
         self._transform = transform
         weight = model.decoder.output.weight
         self.device, self.dtype = weight.device, weight.dtype
-        self._embed = ResponseLoss(model, self.dtype).embed
         self._proxy = None if proxy is None else proxy.to(self.device, self.dtype)
         self._stops = torch.tensor(transform.stop_tokens, device=self.device)
-        self._layers: list[tuple[TransformerCrossAttentionLayer | None, TransformerSelfAttentionLayer]] = [
-            (layer.fusion_layer, layer.layer) if isinstance(layer, FusionLayer) else (None, layer)
-            for layer in model.decoder.layers
-        ]
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> list[KeysValues]:
-        """Return the keys and values of each cross-attention layer, [m, kv heads, image tokens, head dim] each.
+    def encode(self, images: Tensor) -> EncodedImages:
+        """Run images through the encoder.
 
         Args:
             images: [m, 1 tile, 3, h, w], different images.
         """
         aspect_ratio = torch.ones(len(images), 1, 2, dtype=torch.int)  # torchtune loops over it: on the CPU
-        encoded = self._model.encoder(images.unsqueeze(1).to(self.device, self.dtype), aspect_ratio)
-        pairs = []
-        for cross, _ in self._layers:
-            if cross is not None:
-                attention = cross.attn
-                keys, values = (_heads(attention, part(encoded)) for part in (attention.k_proj, attention.v_proj))
-                pairs.append((attention.k_norm(keys), values))
-        return pairs
+        pixels = images.unsqueeze(1).to(self.device, self.dtype)
+        features = encode_images(self._model, pixels, aspect_ratio, self._recorder)
+        return EncodedImages(features, image_caches(self._model.decoder))
 
     @torch.inference_mode()
-    def start(self, image: list[KeysValues], prompts: Sequence[Sequence[int]], room: int) -> State:
+    def start(self, image: EncodedImages, prompts: Sequence[Sequence[int]], room: int) -> State:
         """Feed prompts and return the state after them.
 
         Args:
@@ -106,35 +117,29 @@ class Engine:
         """
         width = max(map(len, prompts))
         pad = self._transform.pad_id
+        # Padding stands on the left, so that all rows end together and their next tokens share a position of the cache.
         tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts], device=self.device)
         padding = torch.tensor([width - len(row) for row in prompts], device=self.device)
-        state = State(torch.empty(0), padding, 0, width, image)
-        for _, layer in self._layers:
-            shape = (len(prompts), layer.attn.num_kv_heads, width + room, layer.attn.head_dim)
-            keys, values = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-            state.cache.append((keys, values))
-        sees_image = ((tokens == self._transform.tokenizer.image_id).cumsum(dim=1) > 0).unsqueeze(-1)
-        self._feed(state, self._with_proxy(tokens), sees_image)
-        return state
-
-    def _with_proxy(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings of prompts, [b, s, d], with the proxy in its slots."""
-        h = self._embed(tokens)
+        decoder = self._model.decoder
+        cache = DecoderCache(decoder, image.keys_values, len(prompts), width + room, image.features)
+        state = State(torch.empty(0), padding, width, image, cache)
+        sees_image = (tokens == self._transform.tokenizer.image_id).cumsum(dim=1) > 0
+        h = embed_tokens(decoder, tokens)
         if self._proxy is not None:
-            slots = tokens == slot_id(self._transform)
-            rows = slots.any(dim=1)
-            h[slots] = self._proxy.repeat(int(rows.sum()), 1)
-        return h
+            slots = (tokens == slot_id(self._transform)).flatten().nonzero().squeeze(1)
+            h = fill_slots(h, slots, self._proxy)
+        self._feed(state, h, sees_image)
+        return state
 
     @torch.inference_mode()
     def feed(self, state: State, tokens: Tensor) -> None:
         """Feed further tokens, [b, n], the same number to every row; updates the state."""
-        self._feed(state, self._embed(tokens), None)
+        self._feed(state, embed_tokens(self._model.decoder, tokens), None)
 
     @torch.inference_mode()
     def rewind(self, state: State) -> None:
         """Forget everything after the prompts but keep their cache; the logits are those of the next `feed`."""
-        state.length = state.prompt_length
+        state.cache.rewind(state.prompt_length)
 
     @torch.inference_mode()
     def generate(self, state: State, max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
@@ -199,66 +204,26 @@ class Engine:
 
     def _feed(self, state: State, h: Tensor, sees_image: Tensor | None) -> None:
         """Run embeddings [b, n, d] through the layers at the state's position; project only the last to the vocabulary."""
-        start, n = state.length, h.shape[1]
-        end = state.length = start + n
+        start, end = state.length, state.length + h.shape[1]
         query = torch.arange(start, end, device=self.device).unsqueeze(1)
         key = torch.arange(end, device=self.device)
         allowed = (key <= query) & (key >= state.padding.view(-1, 1, 1))
-        mask = (allowed | (key == query)).unsqueeze(1)  # a padding query sees itself: an empty softmax is NaN
-        positions = (query.T - state.padding.unsqueeze(1)).clamp(min=0)
-        images = iter(state.image)
-        for (cross, layer), (keys, values) in zip(self._layers, state.cache, strict=True):
-            if cross is not None:
-                fused = _cross_attend(cross, h, next(images))
-                # Tokens before <|image|> must not see it: the layer's effect on them is undone.
-                h = fused if sees_image is None else torch.where(sees_image, fused, h)
-            h = _self_attend(layer, h, (keys, values), start=start, mask=mask, positions=positions)
+        h = run_decoder(
+            self._model,
+            h,
+            image=state.image.features,
+            sees_image=sees_image,
+            mask=allowed | (key == query),  # [b, n, end]; a padding query sees itself: an empty softmax is NaN
+            positions=(query.T - state.padding.unsqueeze(1)).clamp(min=0),
+            cache=state.cache,
+            recorder=self._recorder,
+        )
         state.logits = self._model.decoder.unembed(h[:, -1:]).squeeze(1)
 
     def _text(self, tokens: list[int]) -> str:
         stops = set(self._transform.stop_tokens)
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
         return self._transform.tokenizer.decode(tokens[:end], truncate_at_eos=False, skip_special_tokens=True)
-
-
-def _heads(attention: MultiHeadAttention, x: Tensor) -> Tensor:
-    """Split [b, s, heads * head dim] into [b, heads, s, head dim]."""
-    return x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-
-
-def _self_attend(
-    layer: TransformerSelfAttentionLayer, x: Tensor, cache: KeysValues, *, start: int, mask: Tensor, positions: Tensor
-) -> Tensor:
-    """Apply a self-attention layer to [b, n, d], reading and extending its cache."""
-    attention, h = layer.attn, layer.sa_norm(x)
-    end = start + x.shape[1]
-    split = (-1, attention.head_dim)
-    query = attention.pos_embeddings(attention.q_proj(h).unflatten(-1, split), input_pos=positions).transpose(1, 2)
-    key = attention.pos_embeddings(attention.k_proj(h).unflatten(-1, split), input_pos=positions).transpose(1, 2)
-    keys, values = cache
-    keys[:, :, start:end] = key
-    values[:, :, start:end] = _heads(attention, attention.v_proj(h))
-    attended = F.scaled_dot_product_attention(
-        query, keys[:, :, :end], values[:, :, :end], attn_mask=mask, enable_gqa=True
-    )
-    h = layer.sa_scale(attention.output_proj(attended.transpose(1, 2).flatten(2))) + x
-    out: Tensor = h + layer.mlp_scale(layer.mlp(layer.mlp_norm(h)))
-    return out
-
-
-def _cross_attend(layer: TransformerCrossAttentionLayer, x: Tensor, image: KeysValues) -> Tensor:
-    """Apply a cross-attention layer to [m * q, n, d]: the q rows of each image attend to its keys and values together."""
-    attention = layer.attn
-    keys, values = image
-    b, n, _ = x.shape
-    query = attention.q_norm(
-        _heads(attention, attention.q_proj(layer.ca_norm(x)).reshape(len(keys), b * n // len(keys), -1))
-    )
-    attended = F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
-    attended = attended.transpose(1, 2).flatten(2).reshape(b, n, -1)
-    h = layer.ca_scale(attention.output_proj(attended)) + x
-    out: Tensor = h + layer.mlp_scale(layer.mlp(layer.mlp_norm(h)))
-    return out
 
 
 def _uniform(seeds: Sequence[int], count: int) -> Tensor:

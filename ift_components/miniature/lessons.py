@@ -14,7 +14,7 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
 from ift_components.data.builders.wbcatt import SCHEMA as CELL_SCHEMA
 from ift_components.data.dataset import Sample, collate
-from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.prompts import Text, prompt_tokens, response_tokens
 from ift_components.data.schema import Schema
 from ift_components.errors import ConfigError
 from ift_components.evaluation.questions import letters
@@ -176,7 +176,7 @@ class Lessons:
                 else:
                     turn = self._task(rng)(subject.values(row), subject.choices, rng)
                 samples.append(self._sample(turn, image))
-        samples.sort(key=lambda sample: len(sample["prompt"]) + len(sample["responses"][0]))
+        samples.sort(key=lambda sample: len(sample.prompt) + len(sample.responses[0]))
         cuts = [round(i * count / parts) for i in range(parts + 1)]
         pieces = [samples[begin:end] for begin, end in pairwise(cuts)]
         return [self._batch(piece) for piece in pieces if piece]
@@ -184,12 +184,12 @@ class Lessons:
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         """Collate; of quizzes letters and marks alone stay labels, because which options come next in them is chance."""
         batch = collate(samples, self.transform)
-        quiz = torch.tensor([sample["id"].endswith((tasks.QUIZ, tasks.FIND)) for sample in samples])
+        quiz = torch.tensor([sample.id.endswith((tasks.QUIZ, tasks.FIND)) for sample in samples])
         row = batch.response_index // batch.tokens.shape[1]
         kept = ~quiz[row] | torch.isin(batch.labels, self._answers)
         return replace(batch, response_index=batch.response_index[kept], labels=batch.labels[kept])
 
     def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:
         instruction, answer = turn
-        prompt, response = prompt_tokens(self.transform, instruction), response_tokens(self.transform, answer)
-        return {"id": instruction, "prompt": prompt, "responses": [response], "image": image}
+        prompt = prompt_tokens(self.transform, Text(instruction))
+        return Sample(instruction, prompt, [response_tokens(self.transform, answer)], image)

@@ -32,29 +32,29 @@ class Method:
     """A way of tuning.
 
     Attributes:
-        rule: the proxy's update rule; `none` is ordinary fine-tuning under `INSTRUCTION`.
+        rule: the proxy's update rule; None is ordinary fine-tuning under `INSTRUCTION`.
         shuffled: whether responses are shuffled.
     """
 
-    rule: str
+    rule: str | None
     shuffled: bool
 
     def overrides(self, proxy: Path) -> list[str]:
         """Return what the method changes in `tiny_ift.yaml`; `proxy` is the warm-up's."""
         changes = [] if self.shuffled else ["dataset.shuffling=null"]
-        if self.rule == "none":
-            return [*changes, "proxy.rule=none", "proxy.path=null", f"instruction={INSTRUCTION}"]
+        if self.rule is None:
+            return [*changes, f"instruction={INSTRUCTION}"]
         return [*changes, f"proxy.rule={self.rule}", f"proxy.path={proxy}"]
 
 
 METHODS = {
-    "FT": Method("none", shuffled=False),
+    "FT": Method(None, shuffled=False),
     "InstFree": Method("track", shuffled=False),
     "InstFree + shuffling": Method("track", shuffled=True),
     "InstFree + shuffling, restart": Method("restart", shuffled=True),
     "Fix + shuffling": Method("fix", shuffled=True),
     "Update + shuffling": Method("update", shuffled=True),
-    "FT + shuffling": Method("none", shuffled=True),
+    "FT + shuffling": Method(None, shuffled=True),
 }
 WITHOUT = "without fine-tuning"
 
@@ -64,10 +64,9 @@ def train(config: str, overrides: Sequence[str], out: Path) -> None:
     if (out / "run.json").is_file():
         return
     cfg = load_config(config, [*overrides, f"output_dir={out}", "resume=true"], TrainSettings)
-    warm_up = config == "tiny_warmup.yaml"
-    rule = check_settings(cfg, warm_up=warm_up)
+    stage = check_settings(cfg)
     with distributed(cfg.device) as world:
-        TrainingRun(cfg, world, rule, warm_up=warm_up).train()
+        TrainingRun(cfg, world, stage).run()
 
 
 def evaluate(data: Path, questions: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -96,7 +95,7 @@ def run_method(
     method = METHODS[name]
     common = [f"data={data}", f"seed={seed}", *extra]
     warm = folder / f"warm-up-{'shuffled' if method.shuffled else 'fixed'}-seed{seed}"
-    if method.rule != "none":
+    if method.rule is not None:
         train("tiny_warmup.yaml", [*common, *([] if method.shuffled else ["dataset.shuffling=null"])], warm)
     out = folder / f"{name.replace(' + ', '-').replace(', ', '-')}-seed{seed}"
     train("tiny_ift.yaml", [*common, *method.overrides(warm / "proxy_instruction.safetensors")], out)

@@ -22,6 +22,9 @@ def build_model(node: Mapping[str, Any], *, meta: bool) -> DeepFusionModel:
     Raises:
         ConfigError: if the component is wrong or builds something else.
     """
+    flags = sorted(key for key in node if str(key).endswith("_trainable"))
+    if flags:
+        raise ConfigError(f"model.{flags[0]}: is no longer read; the section `tuning` says what is trained: remove it")
     with torch.device("meta" if meta else "cpu"):
         model = instantiate(node, "model")
     if not isinstance(model, DeepFusionModel):

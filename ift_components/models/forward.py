@@ -1,12 +1,71 @@
-"""The training forward: a Llama-3.2-Vision model that sees a proxy instruction and returns the loss of its response tokens."""
+"""The one walk through the model: training, generation and maps all embed, attend to images and run layers here.
 
+torchtune's own forward takes no embeddings, needs a dense cross-attention mask [b, s, image tokens] (which rules out the fast
+attention kernels) only to keep the few tokens before `<|image|>` from seeing it, and computes logits at every position. Here
+cross-attention runs without a mask and its layer's effect on those rows is undone, which is the same thing. The walk calls the
+layer modules themselves, so that whatever is in them (shards, compiled code, adapters) is there in training and in answers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchtune.modules import TransformerCrossAttentionLayer, TransformerDecoder
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
+
+from ift_components.models.cache import DecoderCache
+from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
+
+
+class Recorder(Protocol):
+    """Is handed what passes through the layers; what it returns from `attention` may take the place of the attended values."""
+
+    def hidden(self, layer: str, h: Tensor) -> None:
+        """Take a decoder layer's output.
+
+        Args:
+            layer: the layer module's name, `decoder.layers.3.fusion_layer` for a cross-attention layer.
+            h: [b, s, d]; of a cross-attention layer with the rows that do not see the image already undone.
+        """
+
+    def attention(
+        self, layer: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool
+    ) -> Tensor | None:
+        """Take what an attention module attends with, in the encoder and in the decoder.
+
+        Args:
+            layer: the attention module's name, such as `decoder.layers.3.fusion_layer.attn`.
+            query: [b, heads, s, head dim]; in cross-attention [m, heads, rows of an image * s, head dim].
+            key: [b, heads, keys, head dim].
+            value: likewise.
+            mask: [b, s, keys], True where a query attends to a key, or None.
+            is_causal: whether a query attends to the keys up to its own place alone.
+
+        Returns:
+            The attended values [b, heads, s, head dim] if the recorder has computed them itself, or None: then the usual
+            kernel does, and the model's output is the same to the bit as without a recorder.
+        """
+
+
+@contextmanager
+def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Hand the recorder what every attention module of the model attends with while the context lasts."""
+
+    def wrap(name: str, call: AttentionCall) -> AttentionCall:
+        def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+            attended = recorder.attention(
+                name, query, key, value, options.get("mask"), is_causal=bool(options.get("is_causal"))
+            )
+            return call(query, key, value, **options) if attended is None else attended
+
+        return attend
+
+    with replaced_attention_calls(model, wrap):
+        yield
 
 
 @dataclass
@@ -18,12 +77,14 @@ class Batch:
         images: [b, 1, tiles, 3, h, w] normalised pixels; None leaves out encoder and cross-attention, as for a text alone.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
-        slot_index: [b * K] positions of the proxy slots in the flattened [b * s] sequence, row by row.
+        slot_index: [r * K] positions of the proxy slots in the flattened [b * s] sequence, row by row; r <= b rows have slots.
         response_index: [n] positions in [b * s] whose next token belongs to a response.
         labels: [n] those next tokens.
         ids: the samples' ids.
         positions: [b, s] position of each token, where several responses continue from one prompt; None counts up.
         mask: [b, s, s] which tokens each token sees then; None is causal.
+        source_index: [n] number of the source that each label's sample is from; None where there is one source.
+        sources: how many sources there are.
     """
 
     tokens: Tensor
@@ -36,6 +97,8 @@ class Batch:
     ids: list[str]
     positions: Tensor | None = None
     mask: Tensor | None = None
+    source_index: Tensor | None = None
+    sources: int = 1
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, except `aspect_ratio`."""
@@ -46,13 +109,123 @@ class Batch:
                 moved[field.name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 
+    def labels_by_source(self) -> Tensor:
+        """Return how many labels each source has, [sources]."""
+        if self.source_index is None:
+            return torch.tensor([len(self.labels)])
+        return torch.bincount(self.source_index, minlength=self.sources)
+
+
+def embed_tokens(decoder: TransformerDecoder, tokens: Tensor) -> Tensor:
+    """Look up embeddings, [b, s] to [b, s, d], without `FusionEmbedding.forward`'s data-dependent shapes."""
+    table = decoder.tok_embeddings
+    size = table.embedding.num_embeddings
+    extra = tokens >= size
+    words = table.embedding(tokens.masked_fill(extra, 0))
+    return torch.where(extra.unsqueeze(-1), table.fusion_embedding((tokens - size).clamp(min=0)), words)
+
+
+def fill_slots(h: Tensor, slot_index: Tensor, proxy: Tensor) -> Tensor:
+    """Return embeddings with the proxy's vectors in its slots; rows without slots stay as they are.
+
+    Args:
+        h: [b, s, d].
+        slot_index: [r * K] as in `Batch`.
+        proxy: [K, d].
+
+    Raises:
+        ValueError: if a row has another number of slots than the proxy has vectors.
+    """
+    rows, remainder = divmod(len(slot_index), len(proxy))
+    if remainder:
+        raise ValueError(
+            f"{len(slot_index)} proxy slots in a batch are no multiple of the proxy's {len(proxy)} vectors"
+        )
+    width = h.shape[-1]
+    vectors = proxy.to(h.dtype).expand(rows, -1, -1).reshape(-1, width)
+    return h.reshape(-1, width).index_copy(0, slot_index, vectors).view(h.shape)
+
+
+def encode_images(
+    model: DeepFusionModel, images: Tensor, aspect_ratio: Tensor, recorder: Recorder | None = None
+) -> Tensor:
+    """Return images as the decoder sees them, [m, image tokens, d].
+
+    Args:
+        model: the model.
+        images: [m, 1, tiles, 3, h, w] in the compute dtype.
+        aspect_ratio: [m, 1, 2], on the CPU.
+        recorder: is handed the encoder's attention.
+    """
+    with recording(model, recorder) if recorder is not None else nullcontext():
+        features: Tensor = model.encoder(images, aspect_ratio)
+    return features
+
+
+def run_decoder(
+    model: DeepFusionModel,
+    h: Tensor,
+    *,
+    image: Tensor | None,
+    sees_image: Tensor | None = None,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    cache: DecoderCache | None = None,
+    recorder: Recorder | None = None,
+) -> Tensor:
+    """Run embeddings through the decoder's layers; the result is what its norm and output take.
+
+    Args:
+        model: the model.
+        h: [b, s, d] embeddings, slots filled.
+        image: [m, image tokens, d] from `encode_images`; the first b / m rows are about the first image, and so on. None leaves
+            out cross-attention, unless the cache holds images.
+        sees_image: [b, s] False for tokens that must not see the image; None if all do.
+        mask: [b, s, keys] which tokens each token sees; None is causal.
+        positions: [b, s] position of each token; None counts up.
+        cache: what has been fed before, and takes what is fed now.
+        recorder: is handed what passes through the layers.
+
+    Returns:
+        [b, s, d].
+    """
+    seen = None if sees_image is None else sees_image.unsqueeze(-1)
+    image_is_cached = cache is not None and cache.holds_images
+    with (
+        cache.plugged_in() if cache is not None else nullcontext(),
+        recording(model, recorder) if recorder is not None else nullcontext(),
+    ):
+        for number, layer in enumerate(model.decoder.layers):
+            name, language_layer = f"decoder.layers.{number}", layer
+            if isinstance(layer, FusionLayer):
+                language_layer = layer.layer
+                if image is not None or image_is_cached:
+                    fused = _attend_to_images(layer.fusion_layer, h, None if image_is_cached else image)
+                    h = fused if seen is None else torch.where(seen, fused, h)
+                    if recorder is not None:
+                        recorder.hidden(f"{name}.fusion_layer", h)
+                name = f"{name}.layer"
+            # Without a mask this is causal; padding comes after every real token.
+            h = language_layer(h, mask=mask, input_pos=positions)
+            if recorder is not None:
+                recorder.hidden(name, h)
+    return h
+
+
+def _attend_to_images(layer: TransformerCrossAttentionLayer, h: Tensor, image: Tensor | None) -> Tensor:
+    """Apply a cross-attention layer to [b, s, d]; without an image it is read from the layer's cache.
+
+    The rows about one image are laid end to end, [m, rows * s, d], and attend to one copy of its keys and values: nothing in a
+    cross-attention layer mixes the places of a row.
+    """
+    images = layer.attn.kv_cache.k_cache if image is None else image
+    together = h.reshape(len(images), -1, h.shape[-1])
+    attended: Tensor = layer(together, encoder_input=image)
+    return attended.view(h.shape)
+
 
 class ResponseLoss(nn.Module):
     """Wraps a model so that one call embeds the proxy, runs the layers and projects only response positions to the vocabulary.
-
-    torchtune's own forward takes no embeddings, needs a dense cross-attention mask [b, s, image tokens] (which rules out the
-    fast attention kernels) only to keep the few tokens before `<|image|>` from seeing it, and computes logits at every
-    position. Here cross-attention runs without a mask and its layer's effect on those rows is undone, which is the same thing.
 
     Args:
         model: the model; its parameters decide what is trained.
@@ -64,41 +237,27 @@ class ResponseLoss(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Look up embeddings, [b, s] to [b, s, d], without `FusionEmbedding.forward`'s data-dependent shapes."""
-        table = self.model.decoder.tok_embeddings
-        size = table.embedding.num_embeddings
-        extra = tokens >= size
-        words = table.embedding(tokens.masked_fill(extra, 0))
-        return torch.where(extra.unsqueeze(-1), table.fusion_embedding((tokens - size).clamp(min=0)), words)
-
     def forward(self, batch: Batch, proxy: Tensor | None) -> Tensor:
-        """Return the summed cross-entropy of the batch's response tokens, a scalar in fp32 (Eq. 1 without its mean).
+        """Return the summed cross-entropy of the response tokens (Eq. 1 without its mean) by source, [sources] in fp32.
 
         Args:
             batch: the samples.
-            proxy: [K, d] vectors for the slots, or None when the prompt is a text instruction.
+            proxy: [K, d] vectors for the slots, or None when no prompt has any.
         """
-        decoder, encoder = self.model.decoder, self.model.encoder
-        trains_encoder = any(parameter.requires_grad for parameter in encoder.parameters())
+        model = self.model
+        trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
         image = None
         if batch.images is not None:
             with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
-                image = encoder(batch.images.to(self.compute_dtype), batch.aspect_ratio)  # [b, image tokens, d]
-        h = self.embed(batch.tokens)
-        b, s, d = h.shape
+                image = encode_images(model, batch.images.to(self.compute_dtype), batch.aspect_ratio)
+        h = embed_tokens(model.decoder, batch.tokens)
         if proxy is not None:
-            slots = proxy.to(h.dtype).expand(b, -1, -1).reshape(-1, d)
-            h = h.reshape(-1, d).index_copy(0, batch.slot_index, slots).view(b, s, d)
-        sees_image = batch.sees_image.unsqueeze(-1)
-        for layer in decoder.layers:
-            language_layer = layer
-            if isinstance(layer, FusionLayer):
-                language_layer = layer.layer
-                if image is not None:
-                    h = torch.where(sees_image, layer.fusion_layer(h, encoder_input=image), h)
-            # Without a mask this is causal; padding comes after every real token.
-            h = language_layer(h, mask=batch.mask, input_pos=batch.positions)
-        h = h.reshape(-1, d).index_select(0, batch.response_index)
-        logits = decoder.output(decoder.norm(h)).float()  # [n, vocabulary]
-        return F.cross_entropy(logits, batch.labels, reduction="sum")
+            h = fill_slots(h, batch.slot_index, proxy)
+        h = run_decoder(model, h, image=image, sees_image=batch.sees_image, mask=batch.mask, positions=batch.positions)
+        h = h.reshape(-1, h.shape[-1]).index_select(0, batch.response_index)
+        logits = model.decoder.output(model.decoder.norm(h)).float()  # [n, vocabulary]
+        if batch.source_index is None:
+            return F.cross_entropy(logits, batch.labels, reduction="sum").unsqueeze(0)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        of_source = F.one_hot(batch.source_index, batch.sources).to(losses.dtype)  # [n, sources]
+        return losses @ of_source

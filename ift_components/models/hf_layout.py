@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torchtune.models.llama3_2_vision._convert_weights import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.errors import ConfigError
 from ift_components.files import complete_folder, partial_folder, write_json
+from ift_components.models.torchtune_private import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 
 _INDEX = "model.safetensors.index.json"
 # Hugging Face numbers the shapes (in tiles) that an image can be cut into; 0 is kept for padding.

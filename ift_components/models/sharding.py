@@ -26,14 +26,6 @@ def set_precision(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
 
 
-def parameter_part(name: str) -> str:
-    """Return the part of the model that a parameter belongs to: `encoder`, `fusion` or `decoder`."""
-    if name.startswith("encoder.clip."):
-        return "encoder"
-    fusion = name.startswith("encoder.") or "fusion_layer" in name or "fusion_embedding" in name
-    return "fusion" if fusion else "decoder"
-
-
 def _shard_units(module: nn.Module) -> Iterator[nn.Module]:
     """Yield what is gathered as one piece; every piece is of one dtype in every stage."""
     for child in module.children():

@@ -12,13 +12,13 @@ transformers or another implementation of Meta's layout; `none` costs about a qu
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torchtune.models.llama3_2_vision._encoder import Llama3VisionProjectionHead
 from torchtune.modules.model_fusion import DeepFusionModel
 from torchtune.modules.vision_transformer import VisionTransformer
 
 from ift_components.errors import ConfigError
+from ift_components.models.torchtune_private import Llama3VisionProjectionHead, set_attention_call
 
 LAYOUTS = ("none", "meta")
 TILES = 4
@@ -47,8 +47,21 @@ def _attend(
     return torch.cat([of_real, of_padding], dim=2)
 
 
-class MetaPaddedClip(VisionTransformer):
-    """torchtune's vision transformer on one-tile images in Meta's layout; `set_tile_padding` makes a `clip` one."""
+class MetaPaddedClip(nn.Module):
+    """torchtune's vision transformer on one-tile images in Meta's layout, with the same modules under the same names.
+
+    Args:
+        clip: the transformer whose modules it takes over.
+    """
+
+    def __init__(self, clip: VisionTransformer) -> None:
+        super().__init__()
+        # In torchtune's order: checkpoints and optimizers list parameters by it.
+        self.pre_tile_pos_embed, self.post_tile_pos_embed = clip.pre_tile_pos_embed, clip.post_tile_pos_embed
+        self.token_pos_embedding = clip.token_pos_embedding
+        self.layers, self.conv = clip.layers, clip.conv
+        self.ln_post, self.ln_pre, self.cls_token_embedding = clip.ln_post, clip.ln_pre, clip.cls_token_embedding
+        self.out_indices, self.patches_per_tile = clip.out_indices, clip.patches_per_tile
 
     def forward(
         self,
@@ -93,10 +106,18 @@ class MetaPaddedClip(VisionTransformer):
         return x.view(shape), hidden
 
 
-class MetaPaddedProjection(Llama3VisionProjectionHead):
-    """torchtune's projection head on what `MetaPaddedClip` returns."""
+class MetaPaddedProjection(nn.Module):
+    """torchtune's projection head on what `MetaPaddedClip` returns, with the same modules under the same names.
 
-    tokens_per_tile: int
+    Args:
+        projection: the head whose modules it takes over.
+        tokens_per_tile: a tile's real tokens.
+    """
+
+    def __init__(self, projection: Llama3VisionProjectionHead, tokens_per_tile: int) -> None:
+        super().__init__()
+        self.layers, self.output = projection.layers, projection.output
+        self.tokens_per_tile = tokens_per_tile
 
     def forward(self, x: Tensor, hidden_states: list[Tensor] | None = None) -> Tensor:
         """Return the real tile's tokens in the decoder's width, [b, tokens, d]: text attends to no padding.
@@ -141,10 +162,9 @@ def set_tile_padding(model: DeepFusionModel, layout: str) -> DeepFusionModel:
         raise ConfigError(f"tile_padding: 'meta' needs torchtune's own encoder, fresh; got {type(clip).__name__}")
     if clip.pre_tile_pos_embed is None or clip.pre_tile_pos_embed.embedding.shape[0] != TILES:
         raise ConfigError("tile_padding: 'meta' needs an encoder built for 4 tiles (max_num_tiles: 4)")
-    clip.__class__ = MetaPaddedClip
-    projection.__class__ = MetaPaddedProjection
-    projection.tokens_per_tile = clip.patches_per_tile + 1
-    attend = partial(_attend, real=projection.tokens_per_tile)
+    real = clip.patches_per_tile + 1
+    model.encoder.clip = MetaPaddedClip(clip)
+    model.encoder.projection = MetaPaddedProjection(projection, real)
     for layer in [*clip.layers, *projection.layers]:
-        layer.attn._attention_call = attend  # noqa: SLF001 (the one place where torchtune lets attention be replaced)
+        set_attention_call(layer.attn, partial(_attend, real=real))
     return model

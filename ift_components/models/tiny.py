@@ -69,9 +69,6 @@ def _initialise(model: nn.Module, gate: float) -> None:
 
 def tiny_llama3_2_vision(
     *,
-    decoder_trainable: bool = False,
-    encoder_trainable: bool = True,
-    fusion_trainable: bool = True,
     image_size: int = 84,
     vocab_size: int = _BASE_VOCABULARY + _SPECIAL_TOKENS,
     encoder_dim: int = 96,
@@ -84,9 +81,6 @@ def tiny_llama3_2_vision(
     """Build the miniature Llama-3.2-Vision, randomly initialised; the pretrained weights are in `TINY_CHECKPOINT`.
 
     Args:
-        decoder_trainable: whether the language layers are trained.
-        encoder_trainable: whether the vision encoder is trained.
-        fusion_trainable: whether projection and cross-attention layers are trained.
         image_size: side of a tile in pixels, a multiple of 14.
         vocab_size: entries of the tokenizer, special tokens included.
         encoder_dim: width of the vision encoder.
@@ -123,13 +117,7 @@ def tiny_llama3_2_vision(
             rope_base=500_000,
             intermediate_dim=3 * decoder_dim,
         )
-        model = DeepFusionModel(
-            decoder,
-            encoder,
-            decoder_trainable=decoder_trainable,
-            encoder_trainable=encoder_trainable,
-            fusion_trainable=fusion_trainable,
-        )
+        model = DeepFusionModel(decoder, encoder, decoder_trainable=True, encoder_trainable=True)
         if not encoder.clip.conv.weight.is_meta:
             _initialise(model, init_gate)
     return model

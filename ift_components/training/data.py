@@ -1,6 +1,7 @@
 """Loaders of training and validation samples, whose order depends on seed and epoch alone."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ift_components.config import instantiate
-from ift_components.data.dataset import Sample, collate
+from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, collate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.models.forward import Batch
@@ -43,24 +44,36 @@ class ValidationSampler(DistributedSampler[int]):
 class _Padded(Dataset[Sample]):
     """A dataset whose sample -1 is its first one without a response, so that it adds nothing to a loss."""
 
-    def __init__(self, dataset: Dataset[Sample]) -> None:
+    def __init__(self, dataset: TrainingDataset) -> None:
         self._dataset = dataset
+        self.sources = dataset.sources
 
     def __len__(self) -> int:
-        return len(self._dataset)  # type: ignore[arg-type]
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        if index >= 0:
-            return self._dataset[index]
-        return cast("Sample", {**self._dataset[0], "responses": []})
+        return self._dataset[index] if index >= 0 else replace(self._dataset[0], responses=[])
 
 
-def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[Dataset[Sample], partial[Batch]]:
+def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[TrainingDataset, partial[Batch]]:
+    """Build a dataset and what makes batches of its samples.
+
+    Raises:
+        ConfigError: if the component is wrong, or its prompts do not fit the run's instruction or proxy.
+    """
     transform = instantiate(cfg.tokenizer, "tokenizer")
-    instruction = cfg.instruction or int(cfg.proxy.num_vectors)
-    return instantiate(node, where, transform, instruction=instruction, seed=cfg.seed), partial(
-        collate, transform=transform
-    )
+    slots = 0 if cfg.instruction is not None else cfg.proxy.num_vectors
+    dataset: TrainingDataset = instantiate(node, where, DatasetContext(transform, slots, cfg.seed))
+    if dataset.has_slots and not slots:
+        raise ConfigError(
+            f"{where}: its prompts hold proxy slots, and under `instruction` there is no proxy to fill them"
+        )
+    if slots and not dataset.has_slots and where == "dataset":
+        raise ConfigError(
+            f"{where}: no sample's prompt has a place for the proxy, which would not be trained; set {where}.instruction to "
+            "null, or give a top-level instruction to train without a proxy"
+        )
+    return dataset, partial(collate, transform=transform, sources=tuple(dataset.sources))
 
 
 def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
@@ -74,9 +87,11 @@ def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
         ConfigError: if one epoch holds less than one optimizer step.
     """
     dataset, make_batch = _dataset(cfg, cfg.dataset, "dataset")
-    sampler = ResumableSampler(dataset, world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True)
+    sampler = ResumableSampler(
+        cast("Dataset[int]", dataset), world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True
+    )
     loader = DataLoader(
-        dataset,
+        cast("Dataset[Sample]", dataset),
         batch_size=cfg.batch_size,
         sampler=sampler,
         num_workers=cfg.num_workers,
@@ -87,7 +102,7 @@ def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
     if len(loader) < cfg.gradient_accumulation_steps:
         raise ConfigError(
             f"batch_size: one step takes {global_batch_size(cfg, world)} samples (batch_size x gradient_accumulation_steps x "
-            f"processes), and the dataset has {len(dataset)}; make it smaller"  # type: ignore[arg-type]
+            f"processes), and the dataset has {len(dataset)}; make it smaller"
         )
     return cast("DataLoader[Batch]", loader)  # collate makes batches of the samples
 
@@ -100,11 +115,16 @@ def build_validation_loader(cfg: TrainSettings, world: World) -> DataLoader[Batc
     loader = DataLoader(
         _Padded(dataset),
         batch_size=cfg.batch_size,
-        sampler=ValidationSampler(dataset, world.size, world.rank, shuffle=False),
+        sampler=ValidationSampler(cast("Dataset[int]", dataset), world.size, world.rank, shuffle=False),
         num_workers=cfg.num_workers,
         collate_fn=make_batch,
     )
     return cast("DataLoader[Batch]", loader)
+
+
+def data_sources(loader: DataLoader[Batch]) -> tuple[str, ...]:
+    """Return the names of the sources that a loader's samples are from."""
+    return tuple(cast("TrainingDataset", loader.dataset).sources)
 
 
 def global_batch_size(cfg: TrainSettings, world: World) -> int:
@@ -129,7 +149,7 @@ def epoch_batches(loader: DataLoader[Batch], epoch: int, accumulation: int, done
     sampler = cast("ResumableSampler", loader.sampler)
     sampler.set_epoch(epoch)
     sampler.start = done * accumulation * cast("int", loader.batch_size)
-    loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+    cast("TrainingDataset", loader.dataset).set_epoch(epoch)
     iterator = iter(loader)
     for _ in range(steps_per_epoch(loader, accumulation) - done):
         yield [next(iterator) for _ in range(accumulation)]

@@ -18,7 +18,7 @@ from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
     """Everything one optimizer step touches.
 
@@ -27,6 +27,7 @@ class Trainer:
         proxy: the proxy instruction, or None under a text instruction.
         groups: trained parameters by part of the model.
         optimizer: over those groups.
+        sources: names of the data's sources; with several, losses are given for each too.
         world: the processes.
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
@@ -41,6 +42,7 @@ class Trainer:
     groups: Mapping[str, Sequence[nn.Parameter]]
     optimizer: Optimizer
     world: World
+    sources: Sequence[str] = ("reports",)
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
@@ -49,7 +51,7 @@ class Trainer:
     stop_agreed: bool = False
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return a batch's summed loss under the proxy's current vectors, a scalar."""
+        """Return a batch's summed losses by source under the proxy's current vectors, [sources]."""
         with self.saved_activations:
             return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
 
@@ -63,34 +65,40 @@ class Trainer:
             batches: this process's share of the global batch, one forward pass each.
 
         Returns:
-            `step`, `loss` (nats per response token of the global batch), `tokens`, `samples`, `lr` by part and the
-            gradient's norm, whole and by part.
+            `step`, `loss` (nats per response token of the global batch), with several sources `loss_<source>` of those that
+            the step holds, `tokens`, `samples`, `lr` by part and the gradient's norm, whole and by part.
 
         Raises:
             UserError: if the loss or the gradient is not finite; no parameter has been changed by this step then.
         """
         world, proxy = self.world, self.proxy
-        counts = torch.tensor([sum(len(b.labels) for b in batches), sum(len(b.ids) for b in batches), int(self.stop)])
+        labels = torch.stack([batch.labels_by_source() for batch in batches]).sum(dim=0)
+        counts = torch.cat([torch.tensor([sum(len(b.ids) for b in batches), int(self.stop)]), labels.cpu()])
         counts = world.sum(counts.to(world.device, torch.float64, non_blocking=True))
+        tokens = counts[2:].sum()
         if proxy is not None:
             proxy.begin_step()
-        total = torch.zeros((), device=world.device, dtype=torch.float64)
+        sums = torch.zeros(len(self.sources), device=world.device, dtype=torch.float64)
         for batch in batches:
-            loss = self.loss(batch)
+            losses = self.loss(batch)
             # FSDP averages gradients over the processes; the factor turns that into their sum.
-            (loss * (world.size / counts[0]).float()).backward()
-            total += loss.detach()
+            (losses.sum() * (world.size / tokens).float()).backward()
+            sums += losses.detach()
         if proxy is not None:
             proxy.collect_gradient()
             if proxy.theta.grad is not None:
                 proxy.theta.grad = world.sum(proxy.theta.grad) / world.size
         norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
-        values = torch.stack(
-            [world.sum(total) / counts[0], *counts, *(norm.to(world.device, torch.float64) for norm in norms.values())]
-        ).tolist()
-        mean_loss, tokens, samples, stop, *sizes = values
+        by_part = torch.stack([norm.to(world.device, torch.float64) for norm in norms.values()])
+        # Everything the host needs travels at once: each `tolist` waits for the device.
+        summed, (samples, stop, *counted), sizes = (
+            values.tolist()
+            for values in torch.cat([world.sum(sums), counts, by_part])
+            .cpu()
+            .split([len(sums), len(counts), len(norms)])
+        )
         self.stop_agreed = stop > 0
-        norm = math.hypot(*sizes)
+        mean_loss, norm = sum(summed) / sum(counted), math.hypot(*sizes)
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
             self._refuse(batches, mean_loss, norm)
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
@@ -104,9 +112,14 @@ class Trainer:
         if proxy is not None:
             proxy.end_step()
         self.steps += 1
-        metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(tokens), "samples": int(samples)}
-        by_part = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
-        return metrics | rates | {"grad_norm": norm} | by_part
+        metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(sum(counted)), "samples": int(samples)}
+        metrics |= _by_source("loss", self.sources, summed, counted)
+        return (
+            metrics
+            | rates
+            | {"grad_norm": norm}
+            | {f"grad_norm_{part}": s for part, s in zip(norms, sizes, strict=True)}
+        )
 
     def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,7 +136,7 @@ class Trainer:
             UserError: if a loss is not finite.
         """
         for batch in batches:
-            loss = self.loss(batch)
+            loss = self.loss(batch).sum()
             loss.backward()
             value = float(self.world.sum(loss.detach()))
             if not math.isfinite(value):
@@ -133,17 +146,27 @@ class Trainer:
             self.proxy.seen.grad = None
 
     @torch.no_grad()
-    def validation_loss(self, loader: DataLoader[Batch]) -> float:
-        """Return the mean loss over the response tokens of a validation set, in nats.
+    def validation_losses(self, loader: DataLoader[Batch], sources: Sequence[str] = ("reports",)) -> dict[str, float]:
+        """Return `val_loss`, the mean loss over the response tokens of a validation set in nats, and `val_loss_<source>`.
 
         Args:
             loader: every sample once over all processes; batches that only fill up a process's share have no labels.
+            sources: names of its data's sources; with several, losses are given for each too.
         """
-        sums = torch.zeros(2, device=self.world.device, dtype=torch.float64)
+        device = self.world.device
+        sums = torch.zeros(2, len(sources), device=device, dtype=torch.float64)
         for batch in loader:
-            sums += torch.stack([self.loss(batch), torch.tensor(len(batch.labels), device=self.world.device)])
-        total, tokens = self.world.sum(sums).tolist()
-        return total / tokens
+            sums += torch.stack([self.loss(batch), batch.labels_by_source().to(device)])
+        totals, counts = self.world.sum(sums).tolist()
+        return {"val_loss": sum(totals) / sum(counts)} | _by_source("val_loss", sources, totals, counts)
+
+
+def _by_source(name: str, sources: Sequence[str], sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
+    """Return the mean loss of every source that has tokens, where there are several sources."""
+    if len(sources) == 1:
+        return {}
+    rows = zip(sources, sums, counts, strict=True)
+    return {f"{name}_{source}": total / count for source, total, count in rows if count}
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 
+from ift_components.models.trainable import FINE_TUNING, apply_tuning
+
 _FP32, _BF16 = 4, 2
 _ADAMW_MOMENTS = 2
 
@@ -37,7 +39,9 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
 def main() -> None:
     """Print the table of the 11B model as Markdown."""
     with torch.device("meta"):
-        frozen, trained = parameter_counts(llama3_2_vision_11b())
+        model = llama3_2_vision_11b()
+    apply_tuning(model, FINE_TUNING)
+    frozen, trained = parameter_counts(model)
     print("| GPUs | warm-up, GiB each | fine-tuning, GiB each |")
     print("|---|---|---|")
     for processes in (1, 2, 4, 8, 16):

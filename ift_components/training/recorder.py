@@ -31,21 +31,27 @@ class Recorder:
     """Records a run on the main process; a context manager that draws the loss curve also when the run fails.
 
     Args:
-        cfg: the run's config; its `output_dir` must be new, unless it resumes.
+        cfg: the run's config.
         world: the processes.
         stage: `warm-up` or `fine-tuning`.
-
-    Raises:
-        UserError: if the output folder holds something already.
     """
 
     def __init__(self, cfg: TrainSettings, world: World, stage: str) -> None:
-        self.folder = Path(cfg.output_dir) if cfg.resume else require_new_folder(Path(cfg.output_dir))
+        self.folder = Path(cfg.output_dir)
         self._cfg = cfg
         self._world = world
         self._stage = stage
         self._rows: list[dict[str, Any]] = []
         self._samples = 0
+
+    def check(self) -> None:
+        """Check that the output folder is new, unless the run resumes.
+
+        Raises:
+            UserError: if the folder holds something already.
+        """
+        if not self._cfg.resume:
+            require_new_folder(self.folder)
 
     def start(self, steps: int, done: int = 0) -> None:
         """Create the folder and show the progress bar; called when everything that can be checked has been.

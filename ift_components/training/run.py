@@ -3,30 +3,34 @@
 import json
 import signal
 import sys
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 
 from ift_components.config import config_to_dict, instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.files import sha256
-from ift_components.proxy import PROXY_FILE, UpdateRule, save_proxy
+from ift_components.models.forward import Batch
+from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.data import (
     build_loader,
     build_validation_loader,
+    data_sources,
     epoch_batches,
     global_batch_size,
     steps_per_epoch,
 )
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
-from ift_components.training.settings import TrainSettings
+from ift_components.training.settings import Stage, TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
@@ -46,44 +50,75 @@ _MAY_CHANGE = {
 
 
 class TrainingRun:
-    """A stage's run: built from its config, then trained, saving what the stage leaves behind.
+    """A stage's run: `prepare` builds and checks everything, `train` trains and saves what the stage leaves behind.
 
     Args:
-        cfg: a config of `TrainSettings`, checked.
+        cfg: a config of `TrainSettings`.
         world: the processes.
-        rule: the proxy's update rule.
-        warm_up: whether the model is frozen and only the proxy trained.
-
-    Raises:
-        UserError: for everything wrong with the config, the data or the checkpoint; nothing has been written then.
+        stage: what `check_settings` made of the config.
     """
 
-    def __init__(self, cfg: TrainSettings, world: World, rule: UpdateRule, *, warm_up: bool) -> None:
-        self.cfg, self.world, self.warm_up = cfg, world, warm_up
+    trainer: Trainer
+    """What takes the steps; there after `prepare`, as are the loaders."""
+
+    loader: DataLoader[Batch]
+    val_loader: DataLoader[Batch] | None
+    checkpointer: Checkpointer
+    steps_per_epoch: int
+    total_steps: int
+
+    def __init__(self, cfg: TrainSettings, world: World, stage: Stage) -> None:
+        self.cfg, self.world, self.stage = cfg, world, stage
+        self.recorder = Recorder(cfg, world, stage.name)
+
+    def run(self) -> None:
+        """Prepare and train."""
+        self.prepare()
+        self.train()
+
+    def prepare(self) -> None:
+        """Build data, model, proxy and optimizer, load the checkpoint to resume from, and run two batches on trial.
+
+        Raises:
+            UserError: for everything wrong with the config, the data or the checkpoint; nothing has been written then.
+        """
+        cfg, world = self.cfg, self.world
         torch.manual_seed(cfg.seed)
+        self.recorder.check()
         draw_if_missing(cfg.data)
-        self.recorder = Recorder(cfg, world, "warm-up" if warm_up else "fine-tuning")
         if cfg.resume:
             self._check_unchanged()
         self.loader = build_loader(cfg, world)
         self.val_loader = build_validation_loader(cfg, world)
-        module = build_module(cfg, world, frozen=warm_up)
-        proxy = build_proxy(cfg, world, rule, module.model.decoder.output.in_features)
-        groups = parameter_groups(module, proxy)
-        optimizer = build_optimizer(cfg, groups)
         self.steps_per_epoch = steps_per_epoch(self.loader, cfg.gradient_accumulation_steps)
         steps = cfg.epochs * self.steps_per_epoch
         self.total_steps = min(steps, cfg.max_steps) if cfg.max_steps else steps
-        scheduler = None
-        if cfg.lr_scheduler is not None:
-            scheduler = instantiate(cfg.lr_scheduler, "lr_scheduler", optimizer, num_training_steps=self.total_steps)
-        self.trainer = Trainer(module, proxy, groups, optimizer, world, cfg.clip_grad_norm, scheduler)
-        if cfg.activation_offloading:
-            self.trainer.saved_activations = offload_activations(world)
+        self.trainer = self._build_trainer()
         self.checkpointer = Checkpointer(self.recorder.folder / "resume", world, cfg.keep_last)
         if cfg.resume:
             self._resume()
         self._try_out()
+
+    def _build_trainer(self) -> Trainer:
+        cfg, world, tuning = self.cfg, self.world, self.stage.tuning
+        module = build_module(cfg, world, tuning)
+        proxy = build_proxy(cfg, world, self.stage.rule, module.model.decoder.output.in_features)
+        groups = parameter_groups(module, proxy)
+        optimizer = build_optimizer(cfg, tuning, groups)
+        scheduler = None
+        if cfg.lr_scheduler is not None:
+            scheduler = instantiate(cfg.lr_scheduler, "lr_scheduler", optimizer, num_training_steps=self.total_steps)
+        return Trainer(
+            module=module,
+            proxy=proxy,
+            groups=groups,
+            optimizer=optimizer,
+            world=world,
+            sources=data_sources(self.loader),
+            clip_grad_norm=cfg.clip_grad_norm,
+            scheduler=scheduler,
+            saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
+        )
 
     def _check_unchanged(self) -> None:
         """Compare the config with that of the run to be resumed."""
@@ -143,7 +178,7 @@ class TrainingRun:
             self.trainer.try_out([batch for step in steps for batch in step])
 
     def train(self) -> None:
-        """Train to the end and save: the proxy always, the model's checkpoint after fine-tuning.
+        """Train to the end, after `prepare`, and save: the proxy if there is one, the model's checkpoint after fine-tuning.
 
         SIGTERM saves a checkpoint after the current step and ends the process with status 75.
         """
@@ -160,10 +195,15 @@ class TrainingRun:
                         if trainer.steps == self.total_steps:
                             break
                     every = cfg.save_every_epochs
-                    if every and (epoch + 1) % every == 0 and trainer.steps < self.total_steps and not self.warm_up:
+                    if (
+                        every
+                        and (epoch + 1) % every == 0
+                        and trainer.steps < self.total_steps
+                        and not self.stage.is_warm_up
+                    ):
                         self._save(recorder.folder / f"epoch_{epoch + 1}")
                 self.checkpointer.wait()
-                self._save(recorder.folder if self.warm_up else recorder.folder / "checkpoint")
+                self._save(recorder.folder if self.stage.is_warm_up else recorder.folder / "checkpoint")
                 recorder.finish(**self._facts())
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -172,7 +212,7 @@ class TrainingRun:
         step, every = self.trainer.steps, self.cfg.val_every_steps
         if self.val_loader is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        return {"val_loss": self.trainer.validation_loss(self.val_loader)}
+        return self.trainer.validation_losses(self.val_loader, data_sources(self.val_loader))
 
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due, and end the process if it has been asked to stop."""
@@ -189,7 +229,7 @@ class TrainingRun:
     def _save(self, folder: Path) -> None:
         # The folder is there already if the run was killed just after writing it. The main process looks for all: a copy
         # of the model that comes late would find what the first has just written, and leave the others waiting.
-        if not self.warm_up and not self.world.broadcast(folder.exists()):
+        if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
             write_checkpoint(folder, self.trainer.module, self.cfg, self.world)
         proxy = self.trainer.proxy
         if proxy is not None and self.world.is_main:

@@ -7,6 +7,7 @@ import torch
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
+from ift_components.models.trainable import Tuning
 from ift_components.proxy import UpdateRule
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -14,101 +15,153 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass
 class ProxySettings:
-    """The proxy instruction.
-
-    Attributes:
-        num_vectors: K, the number of vectors.
-        path: the warm-up's `proxy_instruction.safetensors`; null starts from random vectors.
-        rule: how it moves: `restart`, `track`, `fix`, `update` or `none` (see `UpdateRule`); the warm-up always updates.
-        momentum: m of Eq. 3.
-        init_bound: random vectors are uniform in [-init_bound, init_bound].
-        lr: learning rate of its own; null uses the optimizer's.
-    """
+    """The proxy instruction; not used where `instruction` is given."""
 
     num_vectors: int = 8
+    """K, the number of vectors."""
+
     path: str | None = None
+    """The warm-up's `proxy_instruction.safetensors`; null starts from random vectors."""
+
     rule: str = "track"
+    """How it moves: `restart`, `track`, `fix` or `update` (see `UpdateRule`); the warm-up updates."""
+
     momentum: float = 0.999
+    """m of Eq. 3."""
+
     init_bound: float = 768**-0.5
+    """Random vectors are uniform in [-init_bound, init_bound]."""
+
     lr: float | None = None
+    """Learning rate of its own; null uses the optimizer's."""
 
 
 @dataclass
 class TrainSettings:
-    """A training run, warm-up or fine-tuning.
-
-    Attributes:
-        output_dir: folder to create.
-        data: prepared folder; a shorthand that other keys refer to as `${data}`.
-        model: component that builds the model.
-        checkpoint_dir: checkpoint in Hugging Face layout; null keeps the builder's random weights.
-        tokenizer: component that builds the model's transform.
-        tile_padding: `none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers
-            compute).
-        dataset: component that builds the training samples; gets the transform, the instruction and the seed.
-        proxy: the proxy instruction.
-        instruction: the text instruction under `proxy.rule: none`.
-        val_dataset: component that builds validation samples, as `dataset` does; null does not validate.
-        val_every_steps: validate every so many steps, and at the end.
-        optimizer: component; gets the parameter groups.
-        part_lr: learning rates of `encoder`, `fusion` and `decoder` where they differ from the optimizer's.
-        lr_scheduler: component; gets the optimizer and `num_training_steps`. Null keeps the learning rate constant.
-        batch_size: samples per process and forward pass.
-        gradient_accumulation_steps: forward passes per optimizer step.
-        epochs: passes over the data.
-        max_steps: stop after this many optimizer steps.
-        clip_grad_norm: largest norm of the whole gradient, proxy included; null does not clip.
-        dtype: compute dtype, `fp32` or `bf16`; trained weights, proxy and optimizer state are fp32 either way.
-        save_dtype: dtype of saved checkpoints; null uses `dtype`.
-        save_every_epochs: also keep a checkpoint every so many epochs.
-        resume: go on from the newest whole checkpoint in `output_dir`, or start if there is none.
-        checkpoint_every_steps: write a checkpoint to resume from every so many steps; null only when stopped by SIGTERM.
-        keep_last: how many of those to keep; the last epoch's end is one of them.
-        activation_checkpointing: recompute layers in the backward pass to save memory.
-        activation_offloading: keep activations in host memory until the backward pass (CUDA).
-        cpu_offload: keep shards, gradients and optimizer state in host memory.
-        data_parallel_replicate_dim: groups of processes that hold the model each, sharding it among themselves.
-        compile: compile every transformer layer with torch.compile.
-        device: `cpu`, `cuda` or `auto`.
-        num_workers: loader processes.
-        seed: seed of data order, response shuffling and proxy initialisation.
-        metric_logger: a torchtune metric logger beside `metrics.jsonl`.
-    """
+    """A training run, warm-up or fine-tuning."""
 
     output_dir: str = MISSING
+    """Folder to create."""
+
     data: str | None = None
+    """Prepared folder; a shorthand that other keys refer to as `${data}`."""
+
     model: dict[str, Any] = MISSING
+    """Component that builds the model."""
+
     checkpoint_dir: str | None = None
+    """Checkpoint in Hugging Face layout; null keeps the builder's random weights."""
+
     tokenizer: dict[str, Any] = MISSING
+    """Component that builds the model's transform."""
+
     tile_padding: str = "none"
+    """`none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers compute)."""
+
+    tuning: dict[str, Any] = MISSING
+    """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, or `{method: full, lr: 1.0e-5}`."""
+
     dataset: dict[str, Any] = MISSING
-    proxy: ProxySettings = field(default_factory=ProxySettings)
+    """Component that builds the training samples; gets a `DatasetContext`."""
+
     instruction: str | None = None
+    """A text in the proxy's place: ordinary instruction tuning; datasets refer to it as `${instruction}`."""
+
+    proxy: ProxySettings = field(default_factory=ProxySettings)
+    """The proxy instruction."""
+
     val_dataset: dict[str, Any] | None = None
+    """Component that builds validation samples, as `dataset` does; null does not validate."""
+
     val_every_steps: int | None = None
+    """Validate every so many steps, and at the end."""
+
     optimizer: dict[str, Any] = MISSING
-    part_lr: dict[str, float] = field(default_factory=dict)
+    """Component; gets the parameter groups."""
+
     lr_scheduler: dict[str, Any] | None = None
+    """Component; gets the optimizer and `num_training_steps`. Null keeps the learning rate constant."""
+
     batch_size: int = 2
+    """Samples per process and forward pass."""
+
     gradient_accumulation_steps: int = 1
+    """Forward passes per optimizer step."""
+
     epochs: int = 1
+    """Passes over the data."""
+
     max_steps: int | None = None
+    """Stop after this many optimizer steps."""
+
     clip_grad_norm: float | None = 1.0
+    """Largest norm of the whole gradient, proxy included; null does not clip."""
+
     dtype: str = "fp32"
+    """Compute dtype, `fp32` or `bf16`; trained weights, proxy and optimizer state are fp32 either way."""
+
     save_dtype: str | None = None
+    """Dtype of saved checkpoints; null uses `dtype`."""
+
     save_every_epochs: int | None = None
+    """Also keep a checkpoint every so many epochs."""
+
     resume: bool = False
+    """Go on from the newest whole checkpoint in `output_dir`, or start if there is none."""
+
     checkpoint_every_steps: int | None = None
+    """Write a checkpoint to resume from every so many steps; null only when stopped by SIGTERM."""
+
     keep_last: int = 2
+    """How many of those to keep; the last epoch's end is one of them."""
+
     activation_checkpointing: bool = False
+    """Recompute layers in the backward pass to save memory."""
+
     activation_offloading: bool = False
+    """Keep activations in host memory until the backward pass (CUDA)."""
+
     cpu_offload: bool = False
+    """Keep shards, gradients and optimizer state in host memory."""
+
     data_parallel_replicate_dim: int = 1
+    """Groups of processes that hold the model each, sharding it among themselves."""
+
     compile: bool = False
+    """Compile every transformer layer with torch.compile."""
+
     device: str = "auto"
+    """`cpu`, `cuda` or `auto`."""
+
     num_workers: int = 0
+    """Loader processes."""
+
     seed: int = 0
+    """Seed of data order, response shuffling and proxy initialisation."""
+
     metric_logger: dict[str, Any] | None = None
+    """A torchtune metric logger beside `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a checked config trains."""
+
+    tuning: Tuning
+    """How each part of the model is trained."""
+
+    rule: UpdateRule | None
+    """How the proxy moves; None under a text instruction, which has no proxy."""
+
+    @property
+    def is_warm_up(self) -> bool:
+        """Whether the proxy alone is trained, the whole model frozen."""
+        return self.tuning.is_frozen
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        return "warm-up" if self.is_warm_up else "fine-tuning"
 
 
 def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
@@ -122,12 +175,8 @@ def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
     return DTYPES[name]
 
 
-def check_settings(cfg: TrainSettings, *, warm_up: bool) -> UpdateRule:
-    """Check the values that no type can, and return the update rule of the stage.
-
-    Args:
-        cfg: a config of `TrainSettings`.
-        warm_up: whether the stage is the warm-up.
+def check_settings(cfg: TrainSettings) -> Stage:
+    """Check the values that no type can, and return what the config trains.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -152,27 +201,43 @@ def check_settings(cfg: TrainSettings, *, warm_up: bool) -> UpdateRule:
         raise ConfigError(f"num_workers: {cfg.num_workers} is below 0")
     if cfg.proxy.num_vectors < 1:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
-    unknown = sorted(set(cfg.part_lr) - {"encoder", "fusion", "decoder"})
-    if unknown:
-        raise ConfigError(f"part_lr: '{unknown[0]}' is not one of encoder, fusion, decoder (the proxy's is proxy.lr)")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:
         raise ConfigError("val_every_steps: there is no val_dataset to validate on")
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
+    stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
+    if stage.is_warm_up and stage.rule in (None, UpdateRule.FIX):
+        raise ConfigError("tuning: every part is frozen and no proxy moves, so that nothing is left to train")
+    if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
+        raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
+    return stage
+
+
+def _update_rule(cfg: TrainSettings) -> UpdateRule | None:
+    if cfg.proxy.rule == "none":
+        raise ConfigError(
+            "proxy.rule: 'none' is no rule; for ordinary instruction tuning give instruction=... alone, e.g. "
+            "instruction='Describe this medical scan.'"
+        )
     rules = [str(rule) for rule in UpdateRule]
     if cfg.proxy.rule not in rules:
         raise ConfigError(f"proxy.rule: '{cfg.proxy.rule}' is not one of {', '.join(rules)}")
-    if warm_up:
-        return UpdateRule.UPDATE
-    rule = UpdateRule(cfg.proxy.rule)
-    if rule is UpdateRule.NONE and not cfg.instruction:
-        raise ConfigError(
-            "instruction: proxy.rule=none trains under a text; give it, e.g. 'Describe this medical scan.'"
-        )
-    if rule is not UpdateRule.NONE and cfg.instruction:
-        raise ConfigError(
-            f"instruction: is only used under proxy.rule=none, and proxy.rule is '{rule}'; remove one of them"
-        )
-    if rule is not UpdateRule.NONE and cfg.proxy.path is None:
-        raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
-    return rule
+    if cfg.instruction is None:
+        return UpdateRule(cfg.proxy.rule)
+    if not cfg.instruction.strip():
+        raise ConfigError("instruction: is empty; give a text, or null to train under the proxy")
+    return None
+
+
+def check_warm_up(stage: Stage) -> None:
+    """Check that a config is a warm-up.
+
+    Raises:
+        ConfigError: if anything but the proxy is trained, or the proxy does not follow the gradient.
+    """
+    if stage.rule is not UpdateRule.UPDATE:
+        what = "there is an instruction instead" if stage.rule is None else f"proxy.rule is '{stage.rule}'"
+        raise ConfigError(f"proxy.rule: the warm-up trains the proxy by 'update', and {what}")
+    if not stage.is_warm_up:
+        trained = [part for part, how in stage.tuning.items() if how.method != "frozen"]
+        raise ConfigError(f"tuning.{trained[0]}: the warm-up trains the proxy alone; set every part to frozen")

@@ -14,38 +14,28 @@ from ift_components.errors import ConfigError
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
-from ift_components.models.sharding import (
-    checkpoint_activations,
-    compile_layers,
-    parameter_part,
-    set_precision,
-    shard,
-)
+from ift_components.models.sharding import checkpoint_activations, compile_layers, set_precision, shard
 from ift_components.models.tile_padding import set_tile_padding
+from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.settings import TrainSettings, parse_dtype
 
-PARTS = ("proxy", "encoder", "fusion", "decoder")
 
-
-def build_module(cfg: TrainSettings, world: World, *, frozen: bool) -> ResponseLoss:
+def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLoss:
     """Build, load, freeze, place and shard the model of a stage.
 
     Args:
         cfg: a config of `TrainSettings`.
         world: the processes.
-        frozen: whether no weight is trained (the warm-up); otherwise the model builder's own flags decide.
+        tuning: what is trained.
 
     Raises:
-        ConfigError: if the model or its checkpoint is wrong, or nothing is left to train.
+        ConfigError: if the model or its checkpoint is wrong.
     """
     dtype = parse_dtype(cfg.dtype)
     checkpoint = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
     model = set_tile_padding(build_model(cfg.model, meta=checkpoint is not None), cfg.tile_padding)
-    if frozen:
-        model.requires_grad_(requires_grad=False)
-    elif not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("model: nothing to train; set encoder_trainable or fusion_trainable to true")
+    apply_tuning(model, tuning)
     set_precision(model, dtype)
     if checkpoint is None:
         model.to(world.device)
@@ -63,16 +53,16 @@ def build_module(cfg: TrainSettings, world: World, *, frozen: bool) -> ResponseL
     return module.train()
 
 
-def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule, dim: int) -> ProxyInstruction | None:
-    """Load the warmed-up proxy, or draw a random one; None under `none`.
+def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule | None, dim: int) -> ProxyInstruction | None:
+    """Load the warmed-up proxy, or draw a random one; None under a text instruction.
 
     Args:
         cfg: a config of `TrainSettings`.
         world: the processes; every one holds the same proxy.
-        rule: the stage's update rule.
+        rule: the stage's update rule, if it has a proxy.
         dim: d, the width of the model's embeddings.
     """
-    if rule is UpdateRule.NONE:
+    if rule is None:
         return None
     settings = cfg.proxy
     if settings.path is None:
@@ -84,18 +74,18 @@ def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule, dim: int) ->
 
 def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:
     """Return the trained parameters by part: `proxy`, `encoder`, `fusion`, `decoder`; parts without any are left out."""
-    groups: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in ("proxy", *PARTS)}
     if proxy is not None and proxy.theta.requires_grad:
         groups["proxy"].append(proxy.theta)
     for name, parameter in module.model.named_parameters():
         if parameter.requires_grad:
-            groups[parameter_part(name)].append(parameter)
+            groups[part_of(name)].append(parameter)
     return {part: parameters for part, parameters in groups.items() if parameters}
 
 
-def build_optimizer(cfg: TrainSettings, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
+def build_optimizer(cfg: TrainSettings, tuning: Tuning, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
     """Build the optimizer, one parameter group a part, each with its own learning rate if the config gives one."""
-    lr = {"proxy": cfg.proxy.lr, **cfg.part_lr}
+    lr = {"proxy": cfg.proxy.lr, **{part: how.lr for part, how in tuning.items()}}
     return instantiate(
         cfg.optimizer,
         "optimizer",

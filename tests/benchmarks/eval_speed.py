@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "evaluation"))
 import mllama
 
 from ift_components.data.images import ImageTransform
-from ift_components.data.prompts import prompt_tokens
+from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.evaluation.items import Item
 from ift_components.evaluation.predictors import Work
 from ift_components.evaluation.predictors.own import OwnPredictor
@@ -79,7 +79,7 @@ def theirs(model, transform, items):
     picture = ImageTransform(transform)
     stop = transform.stop_tokens
     for item in items:
-        prompt = prompt_tokens(transform, item.prompt)
+        prompt = prompt_tokens(transform, Text(item.prompt))
         given = mllama.inputs(transform, picture(item.picture()), prompt)
         with torch.inference_mode():
             made = model.generate(

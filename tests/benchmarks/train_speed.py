@@ -36,11 +36,12 @@ from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
-from ift_components.data.prompts import prompt_tokens
+from ift_components.data.prompts import Slots, prompt_tokens
 from ift_components.distributed import distributed
 from ift_components.models import tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.sharding import set_precision, shard
+from ift_components.models.trainable import FINE_TUNING, WARM_UP, apply_tuning
 from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.loop import Trainer
 from ift_components.training.setup import parameter_groups
@@ -55,7 +56,7 @@ class Reports(Dataset[Sample]):
     def __init__(self, count: int, responses: int) -> None:
         self._transform = tiny_vision_transform(image_size=SIZE)
         self._image = ImageTransform(self._transform)
-        self._prompt = prompt_tokens(self._transform, K)
+        self._prompt = prompt_tokens(self._transform, Slots(K))
         generator = np.random.default_rng(0)
         self._length = TEXT - len(self._prompt)
         self._reports = generator.integers(0, 1024, (count, responses, self._length))
@@ -72,7 +73,7 @@ class Reports(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         image = Image.open(io.BytesIO(self._jpegs[index]))
         responses = self._reports[index].tolist()
-        return {"id": str(index), "prompt": self._prompt, "responses": responses, "image": self._image(image)}
+        return Sample(str(index), self._prompt, responses, self._image(image))
 
     def loader(self, world, workers):
         """A loader over this process's share."""
@@ -161,8 +162,7 @@ def run_authors(args, world):
 def run_ours(args, world):
     dtype = DTYPES[args.dtype]
     model = build()
-    if args.stage == "warm-up":
-        model.requires_grad_(requires_grad=False)
+    apply_tuning(model, WARM_UP if args.stage == "warm-up" else FINE_TUNING)
     set_precision(model, dtype)
     module = ResponseLoss(model, dtype)
     if world.size > 1 or dtype is not torch.float32:
@@ -171,7 +171,7 @@ def run_ours(args, world):
     proxy = ProxyInstruction(random_theta(K, WIDTH, 0), rule)
     groups = parameter_groups(module, proxy)
     optimizer = torch.optim.AdamW([{"params": p} for p in groups.values()], lr=2e-5, fused=True)
-    trainer = Trainer(module, proxy, groups, optimizer, world, 1.0)
+    trainer = Trainer(module=module, proxy=proxy, groups=groups, optimizer=optimizer, world=world, clip_grad_norm=1.0)
     return (lambda batch: trainer.step([batch])), Reports(args.images, args.responses).loader(world, 1)
 
 

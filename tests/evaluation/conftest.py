@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ift_components.config import load_config
-from ift_components.data.dataset import collate
+from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
-from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.prompts import Text, prompt_tokens, response_tokens
 from ift_components.evaluation.items import choice_items
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
@@ -19,7 +19,7 @@ STEPS = 50
 def batch_of(pairs, pictures, transform):
     """Make a batch of (prompt, response) token pairs and their pictures."""
     rows = zip(pairs, pictures, strict=True)
-    samples = [{"id": "", "prompt": p, "responses": [r], "image": image} for (p, r), image in rows]
+    samples = [Sample("", prompt, [response], image) for (prompt, response), image in rows]
     return collate(samples, transform)
 
 
@@ -36,14 +36,14 @@ def items(prepared):
 @pytest.fixture(scope="session")
 def trained(items, transform):
     """A miniature taught for a few seconds to answer as asked: with letter, bracketed letter, or something else entirely."""
-    model = tiny_llama3_2_vision(decoder_trainable=True, num_layers=4)
+    model = tiny_llama3_2_vision(num_layers=4)
     loss = ResponseLoss(model)
     picture = ImageTransform(transform)
     forms = {"colour": "The correct answer is [{}].", "border": "It is round, I think"}
     pairs, pictures = [], []
     for item in items:
         response = forms.get(item.attribute, "The correct answer is {}.").format("ABCDEFGH"[item.answer])
-        pairs.append((prompt_tokens(transform, item.prompt), response_tokens(transform, response)))
+        pairs.append((prompt_tokens(transform, Text(item.prompt)), response_tokens(transform, response)))
         pictures.append(picture(item.picture()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     order = torch.randperm(len(pairs) * 16, generator=torch.Generator().manual_seed(0)) % len(pairs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ift_components.data.images import ImageTransform
-from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.prompts import Slots, Text, prompt_tokens, response_tokens
 from ift_components.errors import ConfigError
 from ift_components.evaluation.engine import Engine, Sampling, _draw
 from ift_components.evaluation.items import choice_items, report_items
@@ -44,7 +44,7 @@ def test_logits_and_text_are_torchtunes(items, transform):
     asked = [*items[:3], *items[4:7]]
     assert len({item.image_id for item in asked}) == 2
     pictures = [ImageTransform(transform)(item.picture()) for item in asked]
-    prompts = [prompt_tokens(transform, item.prompt + " really?" * n) for n, item in enumerate(asked)]
+    prompts = [prompt_tokens(transform, Text(item.prompt + " really?" * n)) for n, item in enumerate(asked)]
     state = engine.start(engine.encode(torch.stack([pictures[0], pictures[3]])), prompts, 12)
     for row, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         torch.testing.assert_close(
@@ -60,7 +60,7 @@ def test_images_matter_and_stay_apart(trained, items, transform):
     """A prompt's logits depend on its own image and on no other of the batch."""
     engine = Engine(trained, transform)
     pictures = torch.stack([ImageTransform(transform)(item.picture()) for item in items[::4][:3]])
-    prompt = prompt_tokens(transform, items[0].prompt)
+    prompt = prompt_tokens(transform, Text(items[0].prompt))
     together = engine.start(engine.encode(pictures), [prompt] * 6, 1).logits
     alone = engine.start(engine.encode(pictures[1:2]), [prompt], 1).logits
     torch.testing.assert_close(together[2], alone[0], atol=1e-5, rtol=0)
@@ -132,7 +132,7 @@ def test_a_model_that_never_stops_is_stopped(items, transform):
     """Random weights never end their turn: the text has `max_new_tokens` tokens."""
     engine = Engine(tiny_llama3_2_vision(), transform)
     picture = ImageTransform(transform)(items[0].picture()).unsqueeze(0)
-    state = engine.start(engine.encode(picture), [prompt_tokens(transform, items[0].prompt)], 30)
+    state = engine.start(engine.encode(picture), [prompt_tokens(transform, Text(items[0].prompt))], 30)
     engine.generate(state, 30)
     assert state.length == state.prompt_length + 29  # the last token needs no pass of its own
 
@@ -142,8 +142,8 @@ def test_proxy_stands_in_its_slots(transform, items):
     model = tiny_llama3_2_vision()
     proxy = random_theta(8, 128, seed=0)
     picture = ImageTransform(transform)(items[0].picture()).unsqueeze(0)
-    text = prompt_tokens(transform, items[0].prompt)
-    slots = prompt_tokens(transform, 8)
+    text = prompt_tokens(transform, Text(items[0].prompt))
+    slots = prompt_tokens(transform, Slots(8))
 
     def logits(engine, prompts):
         return engine.start(engine.encode(picture), prompts, 1).logits

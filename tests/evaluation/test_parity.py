@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers", reason="the extra `hf` is not
 import mllama  # noqa: E402 (beside this file)
 
 from ift_components.data.images import ImageTransform  # noqa: E402
-from ift_components.data.prompts import prompt_tokens  # noqa: E402
+from ift_components.data.prompts import Text, prompt_tokens  # noqa: E402
 from ift_components.errors import ConfigError  # noqa: E402
 from ift_components.evaluation.engine import Engine  # noqa: E402
 from ift_components.models import tiny_llama3_2_vision  # noqa: E402
@@ -51,7 +51,7 @@ def picture(items, transform):
 
 @pytest.fixture(scope="module")
 def prompt(items, transform):
-    return prompt_tokens(transform, items[0].prompt)
+    return prompt_tokens(transform, Text(items[0].prompt))
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def test_generated_text_is_transformers(trained, checkpoint, transform, items):
     engine, reference = Engine(padded, transform), mllama.load(checkpoint)
     asked = items[:8]
     pictures = [ImageTransform(transform)(item.picture()) for item in asked]
-    prompts = [prompt_tokens(transform, item.prompt) for item in asked]
+    prompts = [prompt_tokens(transform, Text(item.prompt)) for item in asked]
     state = engine.start(engine.encode(torch.stack(pictures[::4])), prompts, 20)
     texts = engine.generate(state, 20)
     for picture, prompt, text in zip(pictures, prompts, texts, strict=True):

@@ -41,7 +41,7 @@ def test_configs_are_whole_without_overrides(name):
     assert cfg.checkpoint_dir == str(TINY_CHECKPOINT)
     assert read_manifest(cfg.data)["counts"]["reports"]["train"] == 2000
     if name != "tiny_eval.yaml":
-        check_settings(cfg, warm_up=name == "tiny_warmup.yaml")
+        assert check_settings(cfg).is_warm_up == (name == "tiny_warmup.yaml")
     if name == "tiny_ift.yaml":
         assert cfg.proxy.path == str(TINY_PROXY)
         assert TINY_PROXY.is_file()

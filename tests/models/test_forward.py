@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ift_components.data.dataset import collate
-from ift_components.data.prompts import prompt_tokens, response_tokens
+from ift_components.data.dataset import Sample, collate
+from ift_components.data.prompts import Slots, prompt_tokens, response_tokens
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
-from ift_components.models.sharding import checkpoint_activations, parameter_part
+from ift_components.models.sharding import checkpoint_activations
+from ift_components.models.trainable import FINE_TUNING, WARM_UP, apply_tuning
 
 K = 4
 
@@ -20,15 +21,21 @@ def batch():
     transform = tiny_vision_transform()
     responses = ["round cell shape, Neutrophil", "label", "a much longer report than the other two, to pad"]
     samples = [
-        {
-            "id": str(i),
-            "prompt": prompt_tokens(transform, K),
-            "responses": [response_tokens(transform, response)],
-            "image": torch.randn(1, 3, 84, 84),
-        }
+        Sample(
+            str(i),
+            prompt_tokens(transform, Slots(K)),
+            [response_tokens(transform, response)],
+            torch.randn(1, 3, 84, 84),
+        )
         for i, response in enumerate(responses)
     ]
     return collate(samples, transform)
+
+
+def fine_tuned():
+    model = tiny_llama3_2_vision()
+    apply_tuning(model, FINE_TUNING)
+    return model
 
 
 def tune_loss(model, batch, proxy):
@@ -58,11 +65,11 @@ def gradients(loss, module, proxy):
 
 
 def test_loss_and_gradients_equal_torchtunes(batch):
-    model = tiny_llama3_2_vision()
+    model = fine_tuned()
     proxy = torch.randn(K, 128, requires_grad=True)
     expected = tune_loss(model, batch, proxy)
     wanted = gradients(expected, model, proxy)
-    loss = ResponseLoss(model)(batch, proxy)
+    loss = ResponseLoss(model)(batch, proxy).squeeze()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
     found = gradients(loss, model, proxy)
     assert found.keys() == wanted.keys()
@@ -72,7 +79,7 @@ def test_loss_and_gradients_equal_torchtunes(batch):
 
 def test_activation_checkpointing_changes_nothing(batch):
     proxy = torch.randn(K, 128, requires_grad=True)
-    model = tiny_llama3_2_vision()
+    model = fine_tuned()
     plain = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
     checkpoint_activations(model)
     wrapped = [name for name, _ in model.named_modules() if name.endswith("_checkpoint_wrapped_module")]
@@ -85,7 +92,7 @@ def test_activation_checkpointing_changes_nothing(batch):
 
 def test_frozen_encoder_leaves_no_graph(batch):
     model = tiny_llama3_2_vision()
-    model.requires_grad_(requires_grad=False)
+    apply_tuning(model, WARM_UP)
     recorded = []
     model.encoder.register_forward_hook(lambda module, inputs, output: recorded.append(output.grad_fn))
     proxy = torch.randn(K, 128, requires_grad=True)
@@ -96,47 +103,35 @@ def test_frozen_encoder_leaves_no_graph(batch):
 
 
 def test_padding_and_batch_mates_do_not_change_a_sample(batch):
-    model = tiny_llama3_2_vision()
+    model = fine_tuned()
     proxy = torch.randn(K, 128)
     transform = tiny_vision_transform()
     whole = ResponseLoss(model)(batch, proxy)
     responses = ["round cell shape, Neutrophil", "label", "a much longer report than the other two, to pad"]
     alone = 0
     for i, response in enumerate(responses):
-        sample = {
-            "id": str(i),
-            "prompt": prompt_tokens(transform, K),
-            "responses": [response_tokens(transform, response)],
-            "image": batch.images[i, 0],
-        }
+        prompt = prompt_tokens(transform, Slots(K))
+        sample = Sample(str(i), prompt, [response_tokens(transform, response)], batch.images[i, 0])
         alone += ResponseLoss(model)(collate([sample], transform), proxy)
     torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-6)
-
-
-def test_parts_cover_the_model():
-    model = tiny_llama3_2_vision()
-    parts = {name: parameter_part(name) for name, _ in model.named_parameters()}
-    assert set(parts.values()) == {"encoder", "fusion", "decoder"}
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {name for name, part in parts.items() if part != "decoder"}
 
 
 def test_packed_responses_equal_separate_samples():
     """Three responses behind one prompt and one image: the loss and gradients of three samples."""
     transform = tiny_vision_transform()
     responses = [response_tokens(transform, text) for text in ("a, bb, ccc", "ccc, a", "round cell shape, label")]
-    prompt, image = prompt_tokens(transform, K), torch.randn(2, 1, 3, 84, 84)
+    prompt, image = prompt_tokens(transform, Slots(K)), torch.randn(2, 1, 3, 84, 84)
     rows = [(0, responses), (1, responses[:1])]  # and a batch mate with a single one
-    packed = [{"id": str(i), "prompt": prompt, "responses": r, "image": image[i]} for i, r in rows]
-    apart = [{"id": str(i), "prompt": prompt, "responses": [one], "image": image[i]} for i, r in rows for one in r]
-    model = tiny_llama3_2_vision()
+    packed = [Sample(str(i), prompt, r, image[i]) for i, r in rows]
+    apart = [Sample(str(i), prompt, [one], image[i]) for i, r in rows for one in r]
+    model = fine_tuned()
     proxy = torch.randn(K, 128, requires_grad=True)
     one, many = collate(packed, transform), collate(apart, transform)
     assert one.tokens.shape[0] == 2
     assert sorted(one.labels.tolist()) == sorted(many.labels.tolist())
-    expected = ResponseLoss(model)(many, proxy)
+    expected = ResponseLoss(model)(many, proxy).squeeze()
     wanted = gradients(expected, model, proxy)
-    loss = ResponseLoss(model)(one, proxy)
+    loss = ResponseLoss(model)(one, proxy).squeeze()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
     for name, gradient in gradients(loss, model, proxy).items():
         torch.testing.assert_close(

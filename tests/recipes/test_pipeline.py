@@ -130,7 +130,7 @@ def test_other_rules_run(tune, prepared, warm, rule):
 
 def test_text_instruction_needs_no_proxy(tune, prepared, warm):
     out = warm.parent / "none"
-    instruction = ["proxy.path=null", "proxy.rule=none", "instruction=Describe this medical scan.", "max_steps=2"]
+    instruction = ["instruction=Describe this medical scan.", "max_steps=2"]
     fine_tune(tune, prepared, warm, out, *instruction)
     assert not (out / "checkpoint" / PROXY).exists()
     assert "proxy" not in json.loads((out / "run.json").read_text())["trained_parameters"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ift_components.models.trainable import FINE_TUNING, WARM_UP
 from ift_components.training.flops import step_flops
 
 D, HIDDEN, KV, VOCABULARY, E = 4096, 14336, 1024, 128_256, 1280
@@ -22,9 +23,9 @@ def by_hand():
 def test_operations_are_those_of_the_shape():
     encoder, decoder = by_hand()
     # Warm-up: the encoder forward alone; the decoder's backward pass has no gradient of weights.
-    assert step_flops(warm_up=True) == pytest.approx(encoder + 2 * decoder, rel=0.04)
+    assert step_flops(WARM_UP) == pytest.approx(encoder + 2 * decoder, rel=0.04)
     fusion = 2 * 8 * ((2 * D * D + 3 * D * HIDDEN) * TEXT + 2 * D * KV * IMAGE)
-    assert step_flops(warm_up=False) == pytest.approx(3 * encoder + 2 * decoder + fusion, rel=0.04)
+    assert step_flops(FINE_TUNING) == pytest.approx(3 * encoder + 2 * decoder + fusion, rel=0.04)
 
 
 def test_recomputing_adds_a_forward_pass_of_the_layers():
@@ -32,5 +33,5 @@ def test_recomputing_adds_a_forward_pass_of_the_layers():
     encoder, decoder = by_hand()
     outside = 2 * (3 * 14 * 14 * E * 1600 + 6 * E * D * 1608 + RESPONSE * D * VOCABULARY)
     last = 2 * (4 * E**2 * (32 * 1601 + 8 * 1608) + 40 * D * HIDDEN * TEXT)
-    more = step_flops(warm_up=False, recompute=True) - step_flops(warm_up=False)
+    more = step_flops(FINE_TUNING, recompute=True) - step_flops(FINE_TUNING)
     assert encoder + decoder - outside - last < more < encoder + decoder - outside

@@ -9,21 +9,15 @@ import torch
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.models.forward import ResponseLoss
+from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.loop import Trainer, gradient_norm, scale_gradients
+from ift_components.training.loop import gradient_norm, scale_gradients
 from ift_components.training.settings import check_settings
-from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
+from ift_components.training.setup import build_module
 
 
-def trainer(cfg, world, rule=UpdateRule.TRACK):
-    module = build_module(cfg, world, frozen=False)
-    proxy = build_proxy(cfg, world, rule, 128)
-    groups = parameter_groups(module, proxy)
-    return Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
-
-
-def test_accumulation_equals_one_large_batch(train_config, world):
+def test_accumulation_equals_one_large_batch(train_config, world, make_trainer):
     """Reports differ in length: averaging the batches' means would differ."""
     # A plain step of 1 shows the clipped gradient itself.
     plain = ["optimizer=torch.optim.SGD", "optimizer.lr=1.0", "proxy.lr=1.0"]
@@ -31,7 +25,7 @@ def test_accumulation_equals_one_large_batch(train_config, world):
     (whole,) = next(epoch_batches(build_loader(cfg, world), 0, 1))
     parts = next(epoch_batches(build_loader(train_config("batch_size=2"), world), 0, 4))
     assert len({len(part.labels) for part in parts}) > 1
-    one, four = trainer(cfg, world), trainer(cfg, world)
+    one, four = make_trainer(cfg, world), make_trainer(cfg, world)
     a, b = one.step([whole]), four.step(parts)
     assert a["tokens"] == b["tokens"] == len(whole.labels)
     assert a["samples"] == b["samples"] == 8
@@ -56,11 +50,11 @@ def test_clipping_equals_torchs(world):
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-def test_whole_gradient_is_clipped_together(train_config, world):
+def test_whole_gradient_is_clipped_together(train_config, world, make_trainer):
     cfg = train_config(
         "clip_grad_norm=0.01", "optimizer._component_=torch.optim.SGD", "proxy.lr=1.0", "optimizer.lr=1.0"
     )
-    made = trainer(cfg, world, UpdateRule.UPDATE)
+    made = make_trainer(cfg, world, UpdateRule.UPDATE)
     before = {part: [p.detach().clone() for p in group] for part, group in made.groups.items()}
     (batches,) = [next(epoch_batches(build_loader(cfg, world), 0, 1))]
     metrics = made.step(batches)
@@ -73,9 +67,9 @@ def test_whole_gradient_is_clipped_together(train_config, world):
     assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)  # SGD at rate 1 moves by the clipped gradient
 
 
-def test_bad_loss_stops_before_the_step(train_config, world):
+def test_bad_loss_stops_before_the_step(train_config, world, make_trainer):
     cfg = train_config()
-    made = trainer(cfg, world)
+    made = make_trainer(cfg, world)
     batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
     batches[0].images[0] = float("nan")
     before = [p.detach().clone() for p in made.module.parameters()]
@@ -84,8 +78,8 @@ def test_bad_loss_stops_before_the_step(train_config, world):
     assert all(torch.equal(p, q) for p, q in zip(made.module.parameters(), before, strict=True))
 
 
-def test_proxy_has_its_own_learning_rate(train_config, world):
-    made = trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"), world)
+def test_proxy_has_its_own_learning_rate(train_config, world, make_trainer):
+    made = make_trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"), world)
     assert {g["name"]: g["lr"] for g in made.optimizer.param_groups} == {
         "proxy": 0.125,
         "encoder": 0.25,
@@ -93,8 +87,8 @@ def test_proxy_has_its_own_learning_rate(train_config, world):
     }
 
 
-def test_bf16_keeps_fp32_masters_and_tracks_fp32(train_config, world):
-    full, half = trainer(train_config(), world), trainer(train_config("dtype=bf16"), world)
+def test_bf16_keeps_fp32_masters_and_tracks_fp32(train_config, world, make_trainer):
+    full, half = make_trainer(train_config(), world), make_trainer(train_config("dtype=bf16"), world)
     groups = half.optimizer.param_groups
     assert {p.dtype for group in groups for p in group["params"]} == {torch.float32}
     frozen = [p for p in half.module.parameters() if not p.requires_grad]
@@ -110,21 +104,21 @@ def test_bf16_keeps_fp32_masters_and_tracks_fp32(train_config, world):
 @pytest.mark.slow
 def test_bf16_tracks_fp32_over_a_run(tune, tmp_path):
     """The shipped miniature on its drawn smears: 200 steps end within 1 % of each other."""
-    found = {}
+    curves = {}
     for dtype in ("fp32", "bf16"):
         options = ["max_steps=200", "epochs=4", f"dtype={dtype}", f"output_dir={tmp_path / dtype}"]
         tune("ift_recipe", "--config", "tiny_ift.yaml", *options, cwd=tmp_path)
         rows = [json.loads(line) for line in (tmp_path / dtype / "metrics.jsonl").read_text().splitlines()]
-        found[dtype] = [row["loss"] for row in rows]
+        curves[dtype] = [row["loss"] for row in rows]
         assert len(rows) == 200
-    ends = {dtype: statistics.mean(losses[-20:]) for dtype, losses in found.items()}
+    ends = {dtype: statistics.mean(losses[-20:]) for dtype, losses in curves.items()}
     assert ends["bf16"] == pytest.approx(ends["fp32"], rel=0.01)
-    assert ends["fp32"] < 0.9 * found["fp32"][0]  # it has learned something to differ in
+    assert ends["fp32"] < 0.9 * curves["fp32"][0]  # it has learned something to differ in
 
 
 def test_module_computes_in_the_asked_dtype(train_config, world):
     seen = set()
-    module = build_module(train_config("dtype=bf16"), world, frozen=False)
+    module = build_module(train_config("dtype=bf16"), world, FINE_TUNING)
     assert isinstance(module, ResponseLoss)
     for layer in module.model.decoder.layers:
         layer.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
@@ -141,15 +135,24 @@ def test_module_computes_in_the_asked_dtype(train_config, world):
         (["clip_grad_norm=-1"], "clip_grad_norm: -1.0 is not above 0"),
         (["proxy.num_vectors=0"], "proxy.num_vectors: 0 is below 1"),
         (["dtype=fp16"], "dtype: 'fp16' is not one of fp32, bf16"),
-        (["proxy.rule=follow"], "proxy.rule: 'follow' is not one of restart, track, fix, update, none"),
-        (["proxy.rule=none"], "instruction: proxy.rule=none trains under a text"),
-        (["instruction=Describe"], "instruction: is only used under proxy.rule=none"),
+        (["proxy.rule=follow"], "proxy.rule: 'follow' is not one of restart, track, fix, update$"),
+        (["proxy.rule=none"], "proxy.rule: 'none' is no rule; .* give instruction=... alone"),
+        (["instruction=' '"], "instruction: is empty"),
+        (["tuning.encoder=frozen", "tuning.fusion=frozen", "proxy.rule=fix"], "nothing is left to train"),
+        (["tuning.encoder=frozen", "tuning.fusion=frozen", "instruction=Describe"], "nothing is left to train"),
+        (["tuning.vision=full"], "tuning: 'vision' is not one of encoder, fusion, decoder"),
+        (["tuning.encoder=null"], "tuning.encoder: give one of frozen, full"),
+        (["tuning.encoder=lora"], "tuning.encoder: 'lora' is not one of frozen, full"),
+        (["tuning.encoder={lr: 1.0e-5}"], "tuning.encoder: .* names no method"),
+        (["tuning.encoder={method: full, lr: -1}"], "tuning.encoder.lr: -1 is not a number above 0"),
+        (["tuning.decoder={method: frozen, lr: 1}"], "tuning.decoder.lr: 1 has no effect on a frozen part"),
+        (["tuning.encoder={method: full, rank: 8}"], "tuning.encoder.rank: the method takes no such argument"),
         ([], "proxy.path: give the proxy_instruction.safetensors"),
     ],
 )
 def test_bad_settings_are_named(train_config, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        check_settings(train_config(*overrides), warm_up=False)
+        check_settings(train_config(*overrides))
 
 
 def test_step_larger_than_the_data_is_named(train_config, world):

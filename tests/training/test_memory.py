@@ -4,18 +4,14 @@ import pytest
 
 from ift_components.proxy import UpdateRule
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.loop import Trainer
 from ift_components.training.memory import parameter_counts, static_bytes
-from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
 
 
 @pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])
-def test_static_memory_is_what_a_step_holds(train_config, world, dtype, frozen_bytes):
-    cfg = train_config(f"dtype={dtype}")
-    module = build_module(cfg, world, frozen=False)
-    proxy = build_proxy(cfg, world, UpdateRule.FIX, 128)
-    groups = parameter_groups(module, proxy)
-    trainer = Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, None)
+def test_static_memory_is_what_a_step_holds(train_config, world, make_trainer, *, dtype, frozen_bytes):
+    cfg = train_config(f"dtype={dtype}", "clip_grad_norm=null")
+    trainer = make_trainer(cfg, UpdateRule.FIX)
+    module = trainer.module
     held = []
 
     def measure(*_):  # the optimizer has its state and the gradients are still there

@@ -18,9 +18,11 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import TensorProperties, TensorStorageMetadata
 
 from ift_components.errors import ConfigError, UserError
+from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule, random_theta, save_proxy
 from ift_components.training.checkpoint import Checkpointer, _prepare_optimizer
 from ift_components.training.run import STOPPED, TrainingRun
+from ift_components.training.settings import Stage
 
 STEPS = 9
 OPTIONS = [
@@ -58,7 +60,8 @@ def losses(folder):
 
 def run(cfg, world, *, stop_after=None):
     """Train; after `stop_after` steps the run dies without any goodbye, its checkpoints so far written."""
-    made = TrainingRun(cfg, world, UpdateRule(cfg.proxy.rule), warm_up=False)
+    made = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule(cfg.proxy.rule)))
+    made.prepare()
     step = made.trainer.step
 
     def deadly(batches):

@@ -12,29 +12,31 @@ from ift_components.models import tiny_llama3_2_vision
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.tile_padding import set_tile_padding
+from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 from ift_components.proxy import UpdateRule, random_theta
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
-from ift_components.training.loop import Trainer
 from ift_components.training.run import TrainingRun
-from ift_components.training.setup import build_module, build_optimizer, build_proxy, parameter_groups
+from ift_components.training.settings import Stage
+from ift_components.training.setup import build_module
 
 
-def train(cfg, world, steps=3):
-    module = build_module(cfg, world, frozen=False)
-    proxy = build_proxy(cfg, world, UpdateRule.TRACK, 128)
-    groups = parameter_groups(module, proxy)
-    trainer = Trainer(module, proxy, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
-    batches = epoch_batches(build_loader(cfg, world), 0, 1)
-    return [trainer.step(next(batches))["loss"] for _ in range(steps)], trainer
+@pytest.fixture
+def train(make_trainer, world):
+    def run(cfg, steps=3):
+        trainer = make_trainer(cfg)
+        batches = epoch_batches(build_loader(cfg, world), 0, 1)
+        return [trainer.step(next(batches))["loss"] for _ in range(steps)], trainer
+
+    return run
 
 
 @pytest.mark.parametrize(
     "option",
     ["cpu_offload=true", "activation_checkpointing=true", pytest.param("compile=true", marks=pytest.mark.slow)],
 )
-def test_option_keeps_the_losses(train_config, world, option):
-    plain, _ = train(train_config(), world)
-    losses, trainer = train(train_config(option), world)
+def test_option_keeps_the_losses(train_config, train, option):
+    plain, _ = train(train_config())
+    losses, trainer = train(train_config(option))
     assert losses == pytest.approx(plain, abs=1e-5)
     names = " ".join(type(module).__name__ for module in trainer.module.modules())
     compiled = [m for m in trainer.module.modules() if m._compiled_call_impl is not None]
@@ -46,9 +48,9 @@ def test_option_keeps_the_losses(train_config, world, option):
 
 
 def test_every_shard_group_is_of_one_dtype(train_config, world):
-    for frozen in (True, False):
+    for tuning in (WARM_UP, FINE_TUNING):
         # Under offloading one process shards frozen weights too, as several do.
-        module = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
+        module = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, tuning)
         groups = 0
         for unit in module.modules():
             state = getattr(unit, "_get_fsdp_state", lambda: None)()
@@ -61,10 +63,10 @@ def test_every_shard_group_is_of_one_dtype(train_config, world):
 
 @pytest.mark.parametrize("offload", ["true", "false"])  # frozen weights in shards, or whole
 def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world, tmp_path, offload):
-    plain = build_module(train_config(), world, frozen=False).model
+    plain = build_module(train_config(), world, FINE_TUNING).model
     save_checkpoint(tmp_path / "c", plain.state_dict(), hf_config(plain), dtype=torch.bfloat16)
     more = [f"checkpoint_dir={tmp_path / 'c'}", "dtype=bf16", "model.init_seed=9", f"cpu_offload={offload}"]
-    module = build_module(train_config(*more), world, frozen=False)
+    module = build_module(train_config(*more), world, FINE_TUNING)
     wanted = dict(plain.named_parameters())
     for name, parameter in module.model.named_parameters():
         assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16)
@@ -75,13 +77,13 @@ def test_checkpoint_loads_into_shards_in_the_right_precision(train_config, world
         assert torch.equal(whole.to(torch.bfloat16), expected), name
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_one_process_gathers_no_frozen_weight(train_config, world, frozen):
+@pytest.mark.parametrize("tuning", [WARM_UP, FINE_TUNING])
+def test_one_process_gathers_no_frozen_weight(train_config, world, tuning):
     """A copy of every frozen weight in every pass would be all that sharding over one process does."""
-    module = build_module(train_config("dtype=bf16"), world, frozen=frozen)
+    module = build_module(train_config("dtype=bf16"), world, tuning)
     for name, parameter in module.named_parameters():
         assert isinstance(parameter, DTensor) is parameter.requires_grad, name
-    offloaded = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, frozen=frozen)
+    offloaded = build_module(train_config("dtype=bf16", "cpu_offload=true"), world, tuning)
     # Under offloading gathering is what brings a weight to the device.
     assert all(isinstance(parameter, DTensor) for parameter in offloaded.parameters())
 
@@ -92,15 +94,26 @@ def test_part_learning_rates_and_validation(train_config, world, tmp_path, prepa
         f"val_dataset.source={prepared}",
         "val_dataset.split=val",
     ]
-    options = ["part_lr.encoder=0.5", "proxy.lr=0.25", "max_steps=3", "val_every_steps=2", "batch_size=3", *val]
-    run = TrainingRun(train_config(*options), world, UpdateRule.TRACK, warm_up=False)
+    options = [
+        "tuning.encoder={method: full, lr: 0.5}",
+        "proxy.lr=0.25",
+        "max_steps=3",
+        "val_every_steps=2",
+        "batch_size=3",
+        *val,
+    ]
+    cfg = train_config(*options)
+    run = TrainingRun(cfg, world, Stage(Tuning.parse(cfg.tuning), UpdateRule.TRACK))
+    run.prepare()
     rates = {group["name"]: group["lr"] for group in run.trainer.optimizer.param_groups}
     assert rates == {"proxy": 0.25, "encoder": 0.5, "fusion": 3e-4}
     by_hand = torch.zeros(2, dtype=torch.float64)
     for batch in run.val_loader:  # 8 samples in batches of 3
         with torch.no_grad():
             by_hand += torch.tensor([float(run.trainer.loss(batch)), len(batch.labels)])
-    assert run.trainer.validation_loss(run.val_loader) == pytest.approx(float(by_hand[0] / by_hand[1]), abs=1e-6)
+    assert run.trainer.validation_losses(run.val_loader)["val_loss"] == pytest.approx(
+        float(by_hand[0] / by_hand[1]), abs=1e-6
+    )
     run.train()
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [("val_loss" in row) for row in rows] == [False, True, True]  # every second step, and the last
@@ -149,29 +162,28 @@ class Constant(LambdaLR):
 
 
 @pytest.mark.parametrize("processes", [4, 2])  # two shards of each copy; every process a whole copy
-def test_processes_in_two_copies_repeat_one(tune, train_config, world, tmp_path, processes):
-    cfg = train_config("batch_size=8", "proxy.rule=none", "instruction=x")
+def test_processes_in_two_copies_repeat_one(tune, train_config, world, make_trainer, *, tmp_path, processes):
+    cfg = train_config("batch_size=8", "instruction=x")
     out = tmp_path / "copies"
-    given = [f"data={cfg.data}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
+    given = [f"data={cfg.data}", "instruction=x", f"output_dir={out}"]
     more = ["checkpoint_dir=null", "max_steps=3", "num_workers=0", f"batch_size={8 // processes}"]
     command = ["ift_recipe", "--config", "tiny_ift.yaml", *given, *more, "data_parallel_replicate_dim=2"]
     # The second copy comes late to the end: the first can gather and write the checkpoint without it.
     (tmp_path / "late.py").write_text(_LATE)
     command.append("lr_scheduler._component_=late.Constant")
     tune("--nproc_per_node", str(processes), *command, cwd=tmp_path)
-    found = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    module = build_module(cfg, world, frozen=False)
-    groups = parameter_groups(module, None)
-    trainer = Trainer(module, None, groups, build_optimizer(cfg, groups), world, cfg.clip_grad_norm)
+    losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trainer = make_trainer(cfg, rule=None)
     batches = epoch_batches(build_loader(cfg, world), 0, 1)
-    assert found == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
+    assert losses == pytest.approx([trainer.step(next(batches))["loss"] for _ in range(3)], abs=1e-5)
 
 
-def test_meta_tile_padding_trains_in_that_layout(train_config, world):
-    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=true"), world)
-    plain, _ = train(train_config(), world)
+def test_meta_tile_padding_trains_in_that_layout(train_config, train, world):
+    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=true"))
+    plain, _ = train(train_config())
     assert losses[0] != pytest.approx(plain[0], abs=1e-3)
     model = tiny_llama3_2_vision()
+    apply_tuning(model, FINE_TUNING)
     set_tile_padding(model, "meta")
     batches = next(epoch_batches(build_loader(train_config(), world), 0, 1))
     proxy = random_theta(8, 128, 0)
@@ -183,7 +195,7 @@ def test_meta_tile_padding_trains_in_that_layout(train_config, world):
 
 def test_activation_offloading_needs_cuda(train_config, world):
     with pytest.raises(ConfigError, match="activation_offloading: needs device=cuda, and the run is on cpu"):
-        TrainingRun(train_config("activation_offloading=true"), world, UpdateRule.TRACK, warm_up=False)
+        TrainingRun(train_config("activation_offloading=true"), world, Stage(FINE_TUNING, UpdateRule.TRACK)).prepare()
 
 
 @pytest.mark.gpu
@@ -192,7 +204,7 @@ def test_offloading_on_cuda_keeps_the_losses(tune, prepared, tmp_path):
     found = {}
     for name, options in {"plain": [], "offloaded": ["activation_offloading=true", "cpu_offload=true"]}.items():
         out = tmp_path / name
-        given = [f"data={prepared}", "proxy.path=null", "proxy.rule=none", "instruction=x", f"output_dir={out}"]
+        given = [f"data={prepared}", "instruction=x", f"output_dir={out}"]
         more = ["device=cuda", "dtype=bf16", "max_steps=3", *options]
         tune("ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
         found[name] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -11,9 +11,9 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.data.images import ImageTransform
-from ift_components.data.prompts import prompt_tokens
+from ift_components.data.prompts import Slots, Text, prompt_tokens
 from ift_components.errors import ConfigError
-from ift_components.evaluation.engine import Engine, KeysValues, Sampling
+from ift_components.evaluation.engine import EncodedImages, Engine, Sampling
 from ift_components.evaluation.items import Item
 from ift_components.evaluation.predictors.base import Answer, Work
 from ift_components.evaluation.questions import ANSWER_PREFIX, letters
@@ -93,7 +93,7 @@ class OwnPredictor:
         self._slots = 0 if proxy is None else len(proxy)
         self._longest = min(filter(None, (transform.max_seq_len, model.decoder.max_seq_len)))
         self._identity = identity or {}
-        self._encoded: tuple[tuple[str, ...], list[KeysValues]] = ((), [])
+        self._encoded: tuple[tuple[str, ...], EncodedImages] | None = None
         if scoring != "generate":
             self._prefix, self._ways = answer_tokens(transform)
 
@@ -108,7 +108,7 @@ class OwnPredictor:
         return room if forced and self._scoring == "logits" else max(room, item.max_new_tokens)
 
     def _prompt(self, item: Item) -> list[int]:
-        return prompt_tokens(self._transform, item.prompt or self._slots)
+        return prompt_tokens(self._transform, Text(item.prompt) if item.prompt else Slots(self._slots))
 
     def check(self, items: Sequence[Item]) -> None:
         """Check that every prompt and its answer fit.
@@ -157,12 +157,11 @@ class OwnPredictor:
         for (rows, _, _), parts in waiting.items():
             yield [one for part in parts for one in part], rows
 
-    def _encode(self, batch: Sequence[Work], rows: int) -> list[KeysValues]:
+    def _encode(self, batch: Sequence[Work], rows: int) -> EncodedImages:
         firsts = [one.item for one in batch[::rows]]
         names = tuple(f"{item.dataset}/{item.image_id}" for item in firsts)
-        if (
-            names != self._encoded[0]
-        ):  # more questions about the images of the batch before are answered from the same pass
+        # More questions about the images of the batch before are answered from the same pass.
+        if self._encoded is None or names != self._encoded[0]:
             pixels = torch.stack([self._picture(item.picture()) for item in firsts])
             self._encoded = (names, self._engine.encode(pixels))
         return self._encoded[1]

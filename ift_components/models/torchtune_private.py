@@ -1,0 +1,55 @@
+"""Everything of torchtune's that is private or undocumented and used here, in one place; a test guards each.
+
+torchtune 0.6.1 is its last release and pinned, so that these names cannot change unseen.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torchtune.models.llama3_2_vision._convert_weights import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
+from torchtune.models.llama3_2_vision._encoder import Llama3VisionProjectionHead
+from torchtune.modules import MultiHeadAttention
+
+__all__ = [
+    "AttentionCall",
+    "Llama3VisionProjectionHead",
+    "attention_call",
+    "llama3_vision_hf_to_tune",
+    "llama3_vision_tune_to_hf",
+    "replaced_attention_calls",
+    "set_attention_call",
+]
+
+AttentionCall = Callable[..., Tensor]
+"""Called as `(query, key, value, mask=, dropout_p=, is_causal=)` on [b, heads, s, head dim], mask [b, s, s] or None."""
+
+
+def attention_call(attention: MultiHeadAttention) -> AttentionCall:
+    """Return the function by which an attention module attends."""
+    call: AttentionCall = attention._attention_call  # noqa: SLF001
+    return call
+
+
+def set_attention_call(attention: MultiHeadAttention, call: AttentionCall) -> None:
+    """Let an attention module attend by another function."""
+    attention._attention_call = call  # noqa: SLF001
+
+
+@contextmanager
+def replaced_attention_calls(model: nn.Module, wrap: Callable[[str, AttentionCall], AttentionCall]) -> Iterator[None]:
+    """Wrap the attention function of every attention module while the context lasts.
+
+    Args:
+        model: the model.
+        wrap: takes the module's name and its function and returns the function that stands in for it.
+    """
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, MultiHeadAttention)]
+    before = [(module, attention_call(module)) for _, module in modules]
+    try:
+        for (name, module), (_, call) in zip(modules, before, strict=True):
+            set_attention_call(module, wrap(name, call))
+        yield
+    finally:
+        for module, call in before:
+            set_attention_call(module, call)

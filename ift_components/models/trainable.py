@@ -1,0 +1,156 @@
+"""What is trained: for each part of the model a method, with its learning rate and arguments.
+
+A config says it in one section, `tuning: {encoder: full, fusion: full, decoder: frozen}`; a part's value is a method's name or
+a mapping `{method: ..., lr: ..., <the method's arguments>}`. Methods stand in `METHODS`; a new one is added there and no caller
+changes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from torch import nn
+from torchtune.modules.model_fusion import DeepFusionModel
+
+from ift_components.errors import ConfigError
+
+PARTS = ("encoder", "fusion", "decoder")
+FROZEN = "frozen"
+
+
+def part_of(parameter_name: str) -> str:
+    """Return the part of the model that a parameter belongs to: `encoder`, `fusion` or `decoder`.
+
+    Args:
+        parameter_name: its name in the model. The projection head belongs to `fusion`, as in torchtune.
+    """
+    if parameter_name.startswith("encoder.clip."):
+        return "encoder"
+    fusion = (
+        parameter_name.startswith("encoder.")
+        or "fusion_layer" in parameter_name
+        or "fusion_embedding" in parameter_name
+    )
+    return "fusion" if fusion else "decoder"
+
+
+def part_parameters(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the (name, parameter) pairs of a part of the model."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if part_of(name) == part)
+
+
+@dataclass(frozen=True)
+class PartTuning:
+    """How one part of the model is trained."""
+
+    method: str = FROZEN
+    """A name in `METHODS`."""
+
+    lr: float | None = None
+    """Learning rate of this part; None is the optimizer's."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own arguments."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How each part of the model is trained; without arguments all are frozen, as in the warm-up."""
+
+    encoder: PartTuning = PartTuning()
+    """The vision encoder."""
+
+    fusion: PartTuning = PartTuning()
+    """Projection, cross-attention layers and the embeddings of the special tokens that fusion adds."""
+
+    decoder: PartTuning = PartTuning()
+    """The language layers, with embeddings and output."""
+
+    @classmethod
+    def parse(cls, node: Mapping[str, Any], key: str = "tuning") -> Self:
+        """Read the section of a config.
+
+        Args:
+            node: for every part a method's name, or a mapping with `method` and perhaps `lr` and arguments.
+            key: the section's name, for messages.
+
+        Raises:
+            ConfigError: if a part is missing or unknown, or its method, learning rate or arguments are wrong.
+        """
+        unknown = sorted(set(node) - set(PARTS))
+        if unknown:
+            raise ConfigError(f"{key}: '{unknown[0]}' is not one of {', '.join(PARTS)} (the proxy's rate is proxy.lr)")
+        missing = [part for part in PARTS if node.get(part) is None]
+        if missing:
+            raise ConfigError(f"{key}.{missing[0]}: give one of {', '.join(METHODS)}")
+        return cls(**{part: _parse_part(node[part], f"{key}.{part}") for part in PARTS})
+
+    def items(self) -> Iterator[tuple[str, PartTuning]]:
+        """Yield (part, how it is trained) in the order of `PARTS`."""
+        return ((part.name, getattr(self, part.name)) for part in fields(self))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of the model is trained."""
+        return all(part.method == FROZEN for _, part in self.items())
+
+
+WARM_UP = Tuning()
+"""The whole model frozen: the proxy alone is trained."""
+
+FINE_TUNING = Tuning(encoder=PartTuning("full"), fusion=PartTuning("full"))
+"""What the paper trains."""
+
+
+def _parse_part(value: Any, key: str) -> PartTuning:
+    settings = {"method": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+    names = ", ".join(METHODS)
+    if settings is None or "method" not in settings:
+        raise ConfigError(f"{key}: {value} names no method; give one of {names}, or {{method: ..., lr: ...}}")
+    method, lr = settings.pop("method"), settings.pop("lr", None)
+    if method not in METHODS:
+        raise ConfigError(f"{key}: '{method}' is not one of {names}")
+    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, int | float) or lr <= 0):
+        raise ConfigError(f"{key}.lr: {lr} is not a number above 0")
+    if lr is not None and method == FROZEN:
+        raise ConfigError(f"{key}.lr: {lr} has no effect on a frozen part; remove it or choose another method")
+    METHODS[method].check(settings, key)
+    return PartTuning(method, lr, settings)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a part of the model."""
+
+    apply: Callable[[DeepFusionModel, str, Mapping[str, Any]], None]
+    """Takes the model, the part and the arguments; adds what the method needs and sets `requires_grad` in the part."""
+
+    check: Callable[[Mapping[str, Any], str], None]
+    """Takes the arguments and the section's key; raises `ConfigError` if they are wrong."""
+
+
+def _no_arguments(arguments: Mapping[str, Any], key: str) -> None:
+    if arguments:
+        raise ConfigError(f"{key}.{next(iter(arguments))}: the method takes no such argument")
+
+
+def _train_all(model: DeepFusionModel, part: str, arguments: Mapping[str, Any]) -> None:  # noqa: ARG001
+    for _, parameter in part_parameters(model, part):
+        parameter.requires_grad = True
+
+
+def _train_none(model: DeepFusionModel, part: str, arguments: Mapping[str, Any]) -> None:  # noqa: ARG001
+    for _, parameter in part_parameters(model, part):
+        parameter.requires_grad = False
+
+
+METHODS: dict[str, Method] = {
+    FROZEN: Method(_train_none, _no_arguments),
+    "full": Method(_train_all, _no_arguments),
+}
+
+
+def apply_tuning(model: DeepFusionModel, tuning: Tuning) -> None:
+    """Make a model, fresh from its builder and not yet sharded, one that trains what `tuning` says."""
+    for part, how in tuning.items():
+        METHODS[how.method].apply(model, part, how.arguments)
