@@ -63,7 +63,7 @@ def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, ca
     counted = [*counts["reports"].values(), *counts["questions"].values()]
     assert counted == expected
     lines = (tmp_path / "out-ms_swift" / "train.jsonl").read_text().splitlines()
-    assert len(lines) == counts[0]
+    assert len(lines) == expected[0]
 
 
 def test_tune_run_from_another_folder(tmp_path):
