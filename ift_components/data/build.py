@@ -5,15 +5,12 @@ at once; the second opens the images. The folder grows under a hidden name besid
 is complete.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,13 +33,21 @@ from ift_components.data.parts import (
     unchanged,
     write_part,
 )
-from ift_components.data.prepared import FORMAT_VERSION, QUESTION_SPLITS, SPLITS
+from ift_components.data.prepared import FORMAT_VERSION, SPLITS
 from ift_components.data.preview import preview_page
 from ift_components.data.schema_file import schema_yaml
 from ift_components.data.source import Problems, Source
 from ift_components.data.survey import Survey, checked_records, survey_records
-from ift_components.errors import DataError, UserError
-from ift_components.files import require_new_folder, sha256, write_json, write_text
+from ift_components.errors import DataError
+from ift_components.files import (
+    complete_folder,
+    locked,
+    partial_folder,
+    require_new_folder,
+    sha256,
+    write_json,
+    write_text,
+)
 
 FILES = "files.parquet"
 MANY = 20  # more source tables than these are listed as one
@@ -92,32 +97,65 @@ def prepare(
     for note in source.notes:
         print(f"note: {note}")
     survey = survey_records(source, questions)
-    with _partial_folder(out, identity) as partial:
-        parts, problems = _write_parts(source, survey, options, questions, partial / "parts")
-        counts = _merge_parts(parts, partial)
-        _require_usable(source, counts, partial, problems)
-        checks = run_checks(source, partial, partial / FILES, near_duplicates=options.near_duplicates)
-        manifest = {
-            **identity,
-            "fingerprint": fingerprint(identity),
-            "counts": counts,
-            "skipped": {"count": problems.count, "first": problems.first},
-            "left_out": dict(problems.left_out),
-            "notes": list(source.notes),
-            "checks": asdict(checks),
-        }
-        write_text(partial / "schema.yaml", schema_yaml(source.schema))
-        write_text(partial / "preview.html", preview_page(partial, manifest, private=source.private))
-        write_json(partial / "manifest.json", manifest)
-        shutil.rmtree(partial / "parts")
-        (partial / "fingerprint").unlink()
-        _sync(partial)
-        partial.rename(out)
-    _tell(manifest)
+    busy = f"output_dir: another process is preparing {out}; wait for it"
+    try:
+        with locked(out, busy):
+            _discard_other_build(out, identity)
+            # What has been written survives an interruption, for the same command to go on with; a bad row removes it.
+            with complete_folder(out, keep=(KeyboardInterrupt,)) as partial:
+                manifest = _build(source, survey, questions, options, identity=identity, partial=partial)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command continues where this one stopped ({partial_folder(out)})")
+        raise
+    except OSError as error:
+        raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; nothing was left behind") from error
+    _print_outcome(manifest)
     return manifest
 
 
-def _tell(manifest: dict[str, Any]) -> None:
+def _build(
+    source: Source,
+    survey: Survey,
+    questions: QuestionOptions,
+    options: BuildOptions,
+    *,
+    identity: dict[str, Any],
+    partial: Path,
+) -> dict[str, Any]:
+    """Fill the folder in which the build grows and return its manifest."""
+    (partial / "parts").mkdir(exist_ok=True)
+    (partial / "fingerprint").write_text(fingerprint(identity))
+    parts, problems = _write_parts(source, survey, options, questions, partial / "parts")
+    counts = _merge_parts(parts, partial)
+    _require_usable(source, counts, partial, problems)
+    checks = run_checks(source, partial, partial / FILES, near_duplicates=options.near_duplicates)
+    manifest = {
+        **identity,
+        "fingerprint": fingerprint(identity),
+        "private": source.private,
+        "counts": counts,
+        "skipped": {"count": problems.count, "first": problems.first},
+        "left_out": dict(problems.left_out),
+        "notes": list(source.notes),
+        "checks": asdict(checks),
+    }
+    write_text(partial / "schema.yaml", schema_yaml(source.schema))
+    write_text(partial / "preview.html", preview_page(partial, manifest))
+    write_json(partial / "manifest.json", manifest)
+    shutil.rmtree(partial / "parts")
+    (partial / "fingerprint").unlink()
+    return manifest
+
+
+def _discard_other_build(out: Path, identity: dict[str, Any]) -> None:
+    """Remove what an interrupted build of other sources or arguments has written."""
+    partial = partial_folder(out)
+    state = partial / "fingerprint"
+    if partial.exists() and not (state.is_file() and state.read_text() == fingerprint(identity)):
+        shutil.rmtree(partial)
+
+
+def _print_outcome(manifest: dict[str, Any]) -> None:
     """Print what a user should know about a build: what was left out, and the warnings of the checks."""
     for reason, count in manifest["left_out"].items():
         print(f"left out: {count} ({reason})")
@@ -168,36 +206,6 @@ def _is_same_build(out: Path, identity: dict[str, Any]) -> bool:
         return False
 
 
-@contextmanager
-def _partial_folder(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
-    """Give the hidden folder in which the build grows; a user's error removes it, an interruption keeps it."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with (partial.parent / f".{out.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"output_dir: another process is preparing {out}; wait for it") from error
-            state = partial / "fingerprint"
-            if not state.is_file() or state.read_text() != fingerprint(identity):
-                shutil.rmtree(partial)
-                (partial / "parts").mkdir(parents=True)
-                state.write_text(fingerprint(identity))
-            try:
-                yield partial
-            except (DataError, OSError):
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            except KeyboardInterrupt:
-                print(f"\ninterrupted; the same command continues where this one stopped ({partial})")
-                raise
-            finally:
-                Path(lock.name).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; nothing was left behind") from error
-
-
 def _write_parts(
     source: Source, survey: Survey, options: BuildOptions, questions: QuestionOptions, folder: Path
 ) -> tuple[dict[str, list[Path]], Problems]:
@@ -225,8 +233,7 @@ def _write_parts(
             waiting[split] = []
 
         for record, report in checked_records(source, problems):
-            asked = maker.make(record, problems) if record.split in QUESTION_SPLITS else []
-            waiting[record.split].append((record, report, asked))
+            waiting[record.split].append((record, report, maker.make(record, problems)))
             if len(waiting[record.split]) == PART_ROWS:
                 flush(record.split)
         for split in SPLITS:
@@ -242,9 +249,8 @@ def _merge_parts(parts: dict[str, list[Path]], folder: Path) -> dict[str, dict[s
     with Writer(folder / FILES, FILE_SCHEMA, rows=10_000) as files:
         for split in SPLITS:
             counts["reports"][split] = merge(parts[split], folder / "reports" / f"{split}.parquet", files)
-            if split in QUESTION_SPLITS:
-                asked = folder / "questions" / f"{split}.parquet"
-                counts["questions"][split] = merge_questions(parts[split], asked)
+            questions = folder / "questions" / f"{split}.parquet"
+            counts["questions"][split] = merge_questions(parts[split], questions)
     return counts
 
 
@@ -258,10 +264,3 @@ def _require_usable(source: Source, counts: dict[str, dict[str, int]], folder: P
     for split in source.splits:
         if not counts["reports"][split]:
             raise DataError(f"{source.name}: no usable image in split '{split}'; {problems.count} row(s) were left out")
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

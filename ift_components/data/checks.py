@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ift_components.data.parts import part_rows
-from ift_components.data.prepared import QUESTION_SPLITS, SPLITS
+from ift_components.data.prepared import SPLITS
 from ift_components.data.source import SHOWN, Source
 
 NEAR = 4  # bits of 64 in which the difference hashes of near-duplicates may differ
@@ -25,7 +25,8 @@ class Checks:
     Attributes:
         balance: number of images by attribute, split and value.
         questions: by split and attribute the number of questions, the accuracy of guessing at random (`chance`), of the
-            most frequent answer (`majority`) and of the most frequent letter (`letter`).
+            most frequent answer (`majority`) and of the most frequent letter (`letter`); without options there is no
+            `chance` and no `letter`.
         leaks: what occurs in more than one split.
         file_names: by attribute how often the answer stands in the file's path, and the accuracy of guessing it from
             folder and file-name prefix.
@@ -33,7 +34,7 @@ class Checks:
     """
 
     balance: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    questions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    questions: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     leaks: dict[str, Any] = field(default_factory=dict)
     file_names: dict[str, dict[str, float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -67,50 +68,62 @@ def _balance(source: Source, folder: Path, checks: Checks) -> None:
                 counts[item["name"]][split][item["value"]] += 1
     checks.balance = {name: {s: _listed(c) for s, c in by_split.items()} for name, by_split in counts.items()}
     for name, by_split in counts.items():
-        found = {value for counter in by_split.values() for value in counter}
-        if len(found) == 1:
-            checks.warnings.append(f"attribute '{name}' has one value only: {found.pop()}")
-        unseen = {v for s in QUESTION_SPLITS for v in by_split[s]} - set(by_split["train"])
-        if unseen and len(found) <= LISTED:
+        values = {value for counter in by_split.values() for value in counter}
+        if len(values) == 1:
+            checks.warnings.append(f"attribute '{name}' has one value only: {values.pop()}")
+        unseen = {v for s in ("val", "test") for v in by_split[s]} - set(by_split["train"])
+        if unseen and len(values) <= LISTED:
             checks.warnings.append(f"attribute '{name}': not in training: {', '.join(sorted(unseen))}")
 
 
 def _listed(counter: Counter[str]) -> dict[str, int]:
     listed = dict(counter.most_common(LISTED))
-    rest = counter.total() - sum(listed.values())
-    return listed | ({f"({len(counter) - LISTED} other values)": rest} if rest else {})
+    unlisted = counter.total() - sum(listed.values())
+    return listed | ({f"({len(counter) - LISTED} other values)": unlisted} if unlisted else {})
 
 
 def _questions(folder: Path, files: Path, root: Path, checks: Checks) -> None:
     paths = {row["id"]: row["file"] for row in part_rows(files, ["id", "file", "split"]) if row["split"] != "train"}
     named: dict[str, list[bool]] = defaultdict(list)
     by_prefix: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for split in QUESTION_SPLITS:
-        answers: dict[str, Counter[str]] = defaultdict(Counter)
-        letters: dict[str, Counter[int]] = defaultdict(Counter)
-        chance: dict[str, float] = defaultdict(float)
-        columns = ["image_id", "attribute", "options", "answer", "rotation"]
+    columns = ["image_id", "attribute", "options", "answer", "answer_text", "rotation"]
+    for split in SPLITS:
+        tallies: dict[str, _Tally] = defaultdict(_Tally)
         for row in part_rows(folder / "questions" / f"{split}.parquet", columns):
-            name, options = row["attribute"], row["options"]
-            answer = options[row["answer"]]
-            answers[name][answer] += 1
-            letters[name][row["answer"]] += 1
-            chance[name] += 1 / len(options)
-            if not row["rotation"]:
+            name, answer = row["attribute"], row["answer_text"]
+            tallies[name].add(row)
+            if split != "train" and not row["rotation"]:
                 path = Path(paths[row["image_id"]])
-                named[name].append(_gives_away(str(path.relative_to(root)), answer, options))
+                named[name].append(_gives_away(str(path.relative_to(root)), answer, row["options"] or []))
                 by_prefix[name][_prefix(path)][answer] += 1
-        checks.questions[split] = {
-            name: {
-                "count": counter.total(),
-                "chance": round(chance[name] / counter.total(), 4),
-                "majority": round(counter.most_common(1)[0][1] / counter.total(), 4),
-                "letter": round(letters[name].most_common(1)[0][1] / counter.total(), 4),
-            }
-            for name, counter in answers.items()
+        checks.questions[split] = {name: tally.figures() for name, tally in tallies.items()}
+    for name, flags in named.items():
+        _file_names(name, flags, by_prefix[name], checks)
+
+
+@dataclass
+class _Tally:
+    """Counts of the questions about one attribute in one split."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    letters: Counter[int] = field(default_factory=Counter)
+    chance: float = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.answers[row["answer_text"]] += 1
+        if row["options"]:
+            self.letters[row["answer"]] += 1
+            self.chance += 1 / len(row["options"])
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the number of questions and the accuracies of guessing; those that need options only where there are any."""
+        choices = self.letters.total()
+        return {
+            "count": self.answers.total(),
+            "chance": round(self.chance / choices, 4) if choices else None,
+            "majority": round(self.answers.most_common(1)[0][1] / self.answers.total(), 4),
+            "letter": round(self.letters.most_common(1)[0][1] / choices, 4) if choices else None,
         }
-    for name, found in named.items():
-        _file_names(name, found, by_prefix[name], checks)
 
 
 def _gives_away(path: str, answer: str, options: list[str]) -> bool:
@@ -156,10 +169,10 @@ def _across(splits_of: dict[Any, set[str]]) -> dict[str, Any]:
 
 
 def _warn(checks: Checks, key: str, what: str) -> None:
-    found = checks.leaks[key]
-    if found["count"]:
-        pairs = ", ".join(f"{pair} {count}" for pair, count in found["pairs"].items())
-        checks.warnings.append(f"{found['count']} {what} in more than one split ({pairs})")
+    leak = checks.leaks[key]
+    if leak["count"]:
+        pairs = ", ".join(f"{pair} {count}" for pair, count in leak["pairs"].items())
+        checks.warnings.append(f"{leak['count']} {what} in more than one split ({pairs})")
 
 
 def _groups(folder: Path, checks: Checks) -> None:
@@ -196,12 +209,12 @@ def _near_duplicates(files: Path, checks: Checks) -> None:
     rows = list(_usable(files, ("id", "split", "perceptual")))
     hashes = np.array([row["perceptual"] for row in rows], dtype=np.uint64)
     splits = np.array([SPLITS.index(row["split"]) for row in rows])
-    found: dict[str, set[str]] = {}
+    pairs: dict[str, set[str]] = {}
     for place in np.flatnonzero(splits > 0):
         # Each image outside training against the splits before its own, so that a pair counts once.
         near = (np.bitwise_count(hashes ^ hashes[place]) <= NEAR) & (splits < splits[place])
         if near.any():
             other = int(np.flatnonzero(near)[0])
-            found[f"{rows[place]['id']} ~ {rows[other]['id']}"] = {rows[place]["split"], rows[other]["split"]}
-    checks.leaks["near_duplicates"] = _across(found)
+            pairs[f"{rows[place]['id']} ~ {rows[other]['id']}"] = {rows[place]["split"], rows[other]["split"]}
+    checks.leaks["near_duplicates"] = _across(pairs)
     _warn(checks, "near_duplicates", "images that look alike")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ift_components.data.grey import stretch
 from ift_components.errors import DataError
 
 MAX_PIXELS = 100_000_000
@@ -140,21 +141,6 @@ def _decode(data: bytes, done: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
-def stretch(values: np.ndarray) -> Image.Image:
-    """Return an 8-bit grey image `[h, w]` of the values, their lowest as black and their highest as white.
-
-    Raises:
-        DataError: if no value is finite.
-    """
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise DataError("holds no finite pixel value")
-    low, high = float(finite.min()), float(finite.max())
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
-
-
 def _fit(image: Image.Image, done: list[str], preparation: Preparation) -> Image.Image:
     crop, max_side = preparation.center_crop, preparation.max_side
     if crop and max(image.size) > crop:
@@ -184,6 +170,6 @@ def _png(image: Image.Image) -> bytes:
 
 def difference_hash(image: Image.Image) -> int:
     """Return 64 bits, each telling whether a cell of a 9x8 thumbnail is darker than its right neighbour."""
-    small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16)
-    bits = (small[:, 1:] > small[:, :-1]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    import imagehash  # noqa: PLC0415 (seldom needed, slow to import)
+
+    return int(str(imagehash.dhash(image)), 16)

@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, apply_windowing
 
-from ift_components.data.decode import stretch
+from ift_components.data.grey import stretch
 from ift_components.errors import DataError
 
 
@@ -47,33 +47,34 @@ def decode_dicom(data: bytes, max_pixels: int) -> Image.Image:
 def window(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
     """Return grey pixels `[h, w]` in 8 bits as the file's rescale, window and photometric interpretation say.
 
-    The window formulas are those of DICOM PS3.3, C.11.2.1.2 (linear) and C.11.2.1.3 (sigmoid, linear exact).
+    Raises:
+        DataError: if the window is none.
     """
     values = apply_modality_lut(pixels, dataset)
     if "VOILUTSequence" in dataset:
         top = 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        part = apply_voi_lut(values, dataset, index=0) / top
+        share = apply_voi_lut(values, dataset, index=0) / top
     elif "WindowCenter" in dataset and "WindowWidth" in dataset:
-        part = _windowed(values.astype(np.float64), dataset)
+        share = _windowed(values, dataset)
     else:
-        part = np.asarray(stretch(values)) / 255
+        share = np.asarray(stretch(values)) / 255
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        part = 1 - part
-    return Image.fromarray(np.rint(np.clip(part, 0, 1) * 255).astype(np.uint8))
+        share = 1 - share
+    return Image.fromarray(np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8))
 
 
 def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-    function = dataset.get("VOILUTFunction", "LINEAR")
-    if function == "SIGMOID" and width > 0:
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-        if width == 0:
-            return (values > center).astype(np.float64)
-    if width <= 0:
-        raise DataError(f"has a window of width {dataset.WindowWidth}")
-    return (values - center) / width + 0.5
+    """Return rescaled values as shares (0 to 1) of the file's first window."""
+    # pydicom scales to the range of the stored bits; a data set of our own with the window alone makes it that of 16 bits.
+    view = pydicom.Dataset()
+    view.PhotometricInterpretation, view.BitsStored, view.PixelRepresentation = "MONOCHROME2", 16, 0
+    for key in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
+        if key in dataset:
+            view[key] = dataset[key]
+    try:
+        return apply_windowing(values, view) / (2**16 - 1)
+    except ValueError as error:
+        raise DataError(f"has a window of width {dataset.WindowWidth}: {error}") from error
 
 
 def _colour(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:

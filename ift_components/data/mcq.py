@@ -1,15 +1,16 @@
-"""Multiple-choice questions, by the authors' protocol or in full."""
+"""Questions about images: multiple choice by the authors' protocol or in full, and those that a dataset brings."""
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import Choice, Problems, Record
+from ift_components.data.source import Problems, Question, QuestionKind, Record
 from ift_components.errors import ConfigError, DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+KINDS = " or ".join(get_args(QuestionKind))
 
 
 @dataclass
@@ -43,7 +44,9 @@ class QuestionOptions:
 
 
 class QuestionMaker:
-    """Makes the questions of records, which must come in the dataset's order: val, then test.
+    """Makes the questions of records, which must come in the dataset's order: train, val, then test.
+
+    Attributes are asked in val and test; questions that a record brings are taken in every split.
 
     Three kinds of random stream, none of which disturbs another: the attribute drawn for an image (`Random(0)`, one
     stream over val and test), the sampled options (`Random(seed)`, from the start for each split, as the authors
@@ -76,15 +79,18 @@ class QuestionMaker:
             pool = self._pool(attribute)
             if attribute.choices is not None and answer not in attribute.choices:
                 continue  # the published question set leaves such answers out
-            choice = Choice(attribute.name, attribute.question, answer)
-            texts = self._draw(record, choice, pool, attribute.sampled, sampling)
-            rows += self._rows(record, choice, texts, len(rows), problems)
-        for choice in record.choices:
-            if choice.options is not None:
-                texts = self._limited(record, choice, list(choice.options))
+            question = Question(attribute.name, attribute.question, answer)
+            texts = self._draw(record, question, pool, attribute.sampled, sampling)
+            rows += self._choice_rows(record, question, texts, len(rows), problems)
+        for question in record.questions:
+            if question.kind != "choice":
+                rows.append(_row(record, question, f"{record.id}#{len(rows)}"))
+                continue
+            if question.options is not None:
+                texts = self._limited(record, question, list(question.options))
             else:
-                texts = self._draw(record, choice, self.pools.get(choice.attribute, ()), 5, sampling)
-            rows += self._rows(record, choice, texts, len(rows), problems)
+                texts = self._draw(record, question, self.pools.get(question.attribute, ()), 5, sampling)
+            rows += self._choice_rows(record, question, texts, len(rows), problems)
         return rows
 
     def check_attribute(self, attribute: Attribute) -> None:
@@ -95,86 +101,105 @@ class QuestionMaker:
         """
         pool = self._pool(attribute)
         limit = len(pool) if attribute.sampled or self.options.n_options else len(LETTERS)
-        wrong = wrong_options(pool, pool[0], limit)
-        if wrong:
-            raise DataError(f"schema: attribute '{attribute.name}' {wrong}; or do not ask it (asked: false)")
+        fault = options_fault(pool, pool[0], limit)
+        if fault:
+            raise DataError(f"schema: attribute '{attribute.name}' {fault}; or do not ask it (asked: false)")
 
     def _pool(self, attribute: Attribute) -> Sequence[str]:
         texts = attribute.option_texts()
         return self.pools.get(attribute.name, ()) if texts is None else texts
 
     def _attributes(self, record: Record) -> list[Attribute]:
-        asked = [a for a in self.schema.attributes if a.asked and a.name in record.values]
-        if self.one_per_image and asked:
-            self.drawing.shuffle(asked)
-            return asked[:1]
-        return asked
+        if record.split == "train":
+            return []
+        attributes = [a for a in self.schema.attributes if a.asked and a.name in record.values]
+        if self.one_per_image and attributes:
+            self.drawing.shuffle(attributes)
+            return attributes[:1]
+        return attributes
 
-    def _own(self, record: Record, choice: Choice, purpose: str) -> random.Random:
-        return random.Random(f"{self.options.seed}/{purpose}/{record.id}/{choice.attribute}/{choice.answer}")
+    def _own(self, record: Record, question: Question, purpose: str) -> random.Random:
+        return random.Random(f"{self.options.seed}/{purpose}/{record.id}/{question.attribute}/{question.answer}")
 
     def _draw(
-        self, record: Record, choice: Choice, pool: Sequence[str], sampled: int | None, sampling: random.Random
+        self, record: Record, question: Question, pool: Sequence[str], sampled: int | None, sampling: random.Random
     ) -> list[str]:
-        barred = {text.casefold() for text in (choice.answer, *choice.also_right)}
+        barred = {text.casefold() for text in (question.answer, *question.also_right)}
         if sampled is None or self.options.n_options is not None:
-            right = [text for text in pool if text == choice.answer or text.casefold() not in barred]
-            return self._limited(record, choice, right if choice.answer in right else [choice.answer, *right])
-        wrong = [text for text in pool if text.casefold() not in barred]
-        texts = [choice.answer, *sampling.sample(wrong, min(len(wrong), sampled - 1))]
+            allowed = [text for text in pool if text == question.answer or text.casefold() not in barred]
+            return self._limited(
+                record, question, allowed if question.answer in allowed else [question.answer, *allowed]
+            )
+        wrong_texts = [text for text in pool if text.casefold() not in barred]
+        texts = [question.answer, *sampling.sample(wrong_texts, min(len(wrong_texts), sampled - 1))]
         sampling.shuffle(texts)
         return texts
 
-    def _limited(self, record: Record, choice: Choice, texts: list[str]) -> list[str]:
+    def _limited(self, record: Record, question: Question, texts: list[str]) -> list[str]:
         limit = self.options.n_options
         if limit is None or len(texts) <= limit:
             return texts
-        wrong = [text for text in texts if text != choice.answer]
-        kept = {choice.answer, *self._own(record, choice, "options").sample(wrong, limit - 1)}
-        return [text for text in texts if text in kept]
+        wrong_texts = [text for text in texts if text != question.answer]
+        offered = {question.answer, *self._own(record, question, "options").sample(wrong_texts, limit - 1)}
+        return [text for text in texts if text in offered]
 
-    def _rows(
-        self, record: Record, choice: Choice, texts: list[str], number: int, problems: Problems
+    def _choice_rows(
+        self, record: Record, question: Question, texts: list[str], number: int, problems: Problems
     ) -> Iterator[dict[str, Any]]:
+        """Yield the row of a question with its options, or one row for each rotation of them."""
         if self.options.shuffle_options:
-            self._own(record, choice, "shuffle").shuffle(texts)
-        wrong = wrong_options(texts, choice.answer, len(LETTERS))
-        if wrong:
-            problems.add(record.where, f"question '{choice.attribute}' {wrong}")
+            self._own(record, question, "shuffle").shuffle(texts)
+        fault = options_fault(texts, question.answer, len(LETTERS))
+        if fault:
+            problems.add(record.where, f"question '{question.attribute}' {fault}")
             return
-        base = f"{record.id}#{number}"
-        row = {"image_id": record.id, "attribute": choice.attribute, "question": choice.question}
-        answer = texts.index(choice.answer)
+        key = f"{record.id}#{number}"
+        answer = texts.index(question.answer)
         if not self.options.circular:
-            yield {"id": base, **row, "options": texts, "answer": answer, "circular_group": None, "rotation": None}
+            yield {**_row(record, question, key), "options": texts, "answer": answer}
             return
         for turn in range(len(texts)):
-            turned = texts[turn:] + texts[:turn]
-            place = (answer - turn) % len(texts)
             yield {
-                "id": f"{base}/{turn}",
-                **row,
-                "options": turned,
-                "answer": place,
-                "circular_group": base,
+                **_row(record, question, f"{key}/{turn}"),
+                "options": texts[turn:] + texts[:turn],
+                "answer": (answer - turn) % len(texts),
+                "circular_group": key,
                 "rotation": turn,
             }
 
 
-def wrong_choices(record: Record) -> str:
-    """Return what is wrong with the questions that a record brings; empty if nothing is."""
-    for choice in record.choices:
-        if choice.options is not None:
+def _row(record: Record, question: Question, key: str) -> dict[str, Any]:
+    """Return the row of a question without the image; what only a choice has is null."""
+    return {
+        "id": key,
+        "image_id": record.id,
+        "attribute": question.attribute,
+        "question": question.text,
+        "options": None,
+        "answer": None,
+        "kind": question.kind,
+        "answer_text": question.answer,
+        "circular_group": None,
+        "rotation": None,
+    }
+
+
+def questions_fault(record: Record) -> str:
+    """Return why the questions that a record brings cannot be asked; empty if they can."""
+    for question in record.questions:
+        if question.kind not in get_args(QuestionKind):
+            return f"question '{question.attribute}' is of kind '{question.kind}'; expected {KINDS}"
+        if question.options is not None and question.kind == "choice":
             # How many options are too many, the question options decide later.
-            wrong = wrong_options(choice.options, choice.answer, len(choice.options))
-            if wrong:
-                return f"question '{choice.attribute}' {wrong}"
-        elif not choice.answer.strip():
-            return f"question '{choice.attribute}' has no answer"
+            fault = options_fault(question.options, question.answer, len(question.options))
+            if fault:
+                return f"question '{question.attribute}' {fault}"
+        elif not question.answer.strip():
+            return f"question '{question.attribute}' has no answer"
     return ""
 
 
-def wrong_options(options: Sequence[str], answer: str, limit: int) -> str:
+def options_fault(options: Sequence[str], answer: str, limit: int) -> str:
     """Return why a question with these options cannot be asked; empty if it can."""
     if answer not in options:
         return "does not offer its answer"

@@ -38,8 +38,8 @@ FILE_SCHEMA = pa.schema(
         "where": pa.string(),
     }
 )
-_ASKED = pa.list_(pa.struct([f for f in _QUESTIONS if f.name != "image"]))
-_PART = pa.schema([*_REPORTS, pa.field("asked", _ASKED), pa.field("facts", pa.struct(list(FILE_SCHEMA)))])
+_QUESTION_LIST = pa.list_(pa.struct([f for f in _QUESTIONS if f.name != "image"]))
+_PART = pa.schema([*_REPORTS, pa.field("questions", _QUESTION_LIST), pa.field("facts", pa.struct(list(FILE_SCHEMA)))])
 
 Job = tuple[Record, str, list[dict[str, Any]]]  # the record, its report and its questions
 
@@ -101,7 +101,7 @@ def write_part(
     """
 
     def row(job: Job) -> dict[str, Any]:
-        record, report, asked = job
+        record, report, questions = job
         facts: dict[str, Any] = {"id": record.id, "split": record.split}
         try:
             opened = open_one((record.image, *record.alternatives))
@@ -111,18 +111,19 @@ def write_part(
         facts |= _stat(opened.path)
         facts |= {"sha256": opened.sha256, "width": opened.size[0], "height": opened.size[1]}
         facts |= {"converted": opened.converted or None, "perceptual": opened.pixels}
-        held = store == "embed" or bool(opened.converted)
-        image = {"bytes": opened.content if held else None, "path": opened.path.name if held else str(opened.path)}
+        embedded = store == "embed" or bool(opened.converted)
+        path = opened.path.name if embedded else str(opened.path)
+        image = {"bytes": opened.content if embedded else None, "path": path}
         attributes = [{"name": name, "value": value} for name, value in (*record.values.items(), *record.sections)]
         return {
             "id": record.id, "image": image, "report": report, "attributes": attributes, "group": record.group,
-            "asked": asked, "facts": facts,
+            "questions": questions, "facts": facts,
         }  # fmt: skip
 
     with atomic_path(path) as temporary, Writer(temporary, _PART, GROUP_ROWS) as writer:
         for start in range(0, len(jobs), GROUP_ROWS):
-            for written in pool.map(row, jobs[start : start + GROUP_ROWS]):
-                writer.write(written)
+            for part_row in pool.map(row, jobs[start : start + GROUP_ROWS]):
+                writer.write(part_row)
                 done()
 
 
@@ -144,16 +145,16 @@ def part_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str
 def rows_at(path: Path, places: Iterable[int]) -> list[dict[str, Any]]:
     """Return the rows at some places of a file, reading only the row groups that hold them."""
     wanted = sorted(set(places))
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with pq.ParquetFile(path) as file:
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             inside = [place - start for place in wanted if start <= place < end]
             if inside:
-                found += file.read_row_group(group).take(inside).to_pylist()
+                rows += file.read_row_group(group).take(inside).to_pylist()
             start = end
-    return found
+    return rows
 
 
 def is_current(path: Path, ids: list[str]) -> bool:
@@ -194,8 +195,8 @@ def merge_questions(parts: list[Path], questions: Path) -> int:
     """Merge the question rows of a split's parts into one file; returns their number."""
     count = 0
     with Writer(questions, _QUESTIONS) as out:
-        for row in (row for part in parts for row in part_rows(part, ["image", "asked"])):
-            for question in row["asked"] or ():  # null where the image could not be used
+        for row in (row for part in parts for row in part_rows(part, ["image", "questions"])):
+            for question in row["questions"] or ():  # null where the image could not be used
                 out.write({**question, "image": row["image"]})
                 count += 1
     return count

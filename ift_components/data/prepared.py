@@ -1,6 +1,6 @@
 """The prepared folder: what is in it, and how training and evaluation read it.
 
-A prepared folder holds `manifest.json`, `reports/{train,val,test}.parquet` and `questions/{val,test}.parquet`. The
+A prepared folder holds `manifest.json`, `reports/{train,val,test}.parquet` and `questions/{train,val,test}.parquet`. The
 Parquet files carry their Hugging Face features, so `datasets.load_dataset("parquet", data_files=...)` reads them too.
 """
 
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ift_components.errors import DataError
 
 SPLITS = ("train", "val", "test")
-QUESTION_SPLITS = ("val", "test")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # format 1: questions of val and test only, without kind and answer_text
 
 REPORT_FEATURES = datasets.Features(
     {
@@ -34,8 +36,10 @@ QUESTION_FEATURES = datasets.Features(
         "image": datasets.Image(),
         "attribute": datasets.Value("string"),
         "question": datasets.Value("string"),
-        "options": datasets.List(datasets.Value("string")),
-        "answer": datasets.Value("int64"),
+        "options": datasets.List(datasets.Value("string")),  # null unless the kind is choice
+        "answer": datasets.Value("int64"),  # index of the right option; null unless the kind is choice
+        "kind": datasets.Value("string"),  # choice, closed or open
+        "answer_text": datasets.Value("string"),
         "circular_group": datasets.Value("string"),  # null unless the circular variants were asked for
         "rotation": datasets.Value("int64"),
     }
@@ -58,9 +62,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); prepare the folder again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise DataError(f"{path} has format {found}, expected {FORMAT_VERSION}; prepare the folder again")
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version not in _READABLE:
+        readable = " or ".join(map(str, _READABLE))
+        raise DataError(f"{path} has format {version}, expected {readable}; prepare the folder again")
     return manifest
 
 
@@ -76,18 +81,32 @@ def _no_progress_bar() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _load(folder: str | Path, kind: str, split: str, splits: tuple[str, ...]) -> datasets.Dataset:
-    counts = read_manifest(folder)["counts"][kind]
-    if split not in splits:
-        raise DataError(f"{kind} split '{split}' does not exist; expected one of {', '.join(splits)}")
+def _load(folder: str | Path, kind: str, split: str) -> datasets.Dataset:
+    manifest = read_manifest(folder)
+    counts = manifest["counts"][kind]
+    if split not in SPLITS:
+        raise DataError(f"{kind} split '{split}' does not exist; expected one of {', '.join(SPLITS)}")
     path = Path(folder) / kind / f"{split}.parquet"
-    if not path.is_file():
+    if not path.is_file() and split in counts:
         raise DataError(f"{path} is missing; prepare {folder} again")
     if not counts.get(split):
         filled = ", ".join(f"{name} ({count})" for name, count in counts.items() if count) or "none"
         raise DataError(f"{folder}: no {kind} in split '{split}'; splits with {kind}: {filled}")
+    if kind == "questions" and manifest["format"] == 1:
+        return datasets.Dataset(datasets.table.InMemoryTable(upgraded(pq.read_table(path))))
     with _no_progress_bar():
         return datasets.Dataset.from_parquet(str(path))
+
+
+def upgraded(table: pa.Table) -> pa.Table:
+    """Return a table of questions with the columns of format 2; one of format 1 holds choices only."""
+    if "kind" in table.column_names:
+        return table
+    options, answers = (table.column(name).to_pylist() for name in ("options", "answer"))
+    texts = [offered[answer] for offered, answer in zip(options, answers, strict=True)]
+    table = table.append_column("kind", pa.array(["choice"] * len(table), pa.string()))
+    table = table.append_column("answer_text", pa.array(texts, pa.string()))
+    return table.select(list(QUESTION_FEATURES)).cast(QUESTION_FEATURES.arrow_schema)
 
 
 def load_reports(folder: str | Path, split: str) -> datasets.Dataset:
@@ -102,19 +121,21 @@ def load_reports(folder: str | Path, split: str) -> datasets.Dataset:
     Raises:
         DataError: if the folder or the split is missing, or the split is empty.
     """
-    return _load(folder, "reports", split, SPLITS)
+    return _load(folder, "reports", split)
 
 
 def load_questions(folder: str | Path, split: str) -> datasets.Dataset:
-    """Return the questions of one split: `id, image_id, image, attribute, question, options, answer` and two more.
+    """Return the questions of one split, in the columns of `QUESTION_FEATURES`.
 
-    `circular_group` and `rotation` are null unless the folder was prepared with circular variants.
+    `kind` is `choice`, `closed` or `open`; `options` and `answer` are null unless it is `choice`; `answer_text` is always
+    there. `circular_group` and `rotation` are null unless the folder was prepared with circular variants. Folders of
+    format 1 are read as choices.
 
     Args:
         folder: a prepared folder.
-        split: val or test.
+        split: train, val or test.
 
     Raises:
         DataError: if the folder or the split is missing, or the split has no question.
     """
-    return _load(folder, "questions", split, QUESTION_SPLITS)
+    return _load(folder, "questions", split)

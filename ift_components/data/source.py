@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
 from ift_components.data.schema import Schema
 from ift_components.errors import ConfigError, DataError
 
 ImageStore = Literal["embed", "path"]
 OnBadRow = Literal["error", "skip"]
+QuestionKind = Literal["choice", "closed", "open"]
 SHOWN = 10
 
 
@@ -56,25 +57,27 @@ class Problems:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A question that comes with the dataset: its sentence, options and the index of the right one.
+class Question:
+    """A question that comes with the dataset.
 
     Attributes:
         attribute: the name under which accuracy is reported.
-        question: the sentence, without options.
-        options: the texts offered; None where they are to be drawn from the answers to the same attribute.
+        text: the sentence, without options.
         answer: the right text.
+        kind: `choice` offers options; `closed` is answered by one of few words, such as yes or no; `open` by any text.
+        options: the texts that a choice offers; None where they are to be drawn from the answers to the same attribute.
         also_right: other right answers about this image, never drawn as wrong options.
     """
 
     attribute: str
-    question: str
+    text: str
     answer: str
+    kind: QuestionKind = "choice"
     options: tuple[str, ...] | None = None
     also_right: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One image of a dataset.
 
@@ -87,7 +90,7 @@ class Record:
         values: applicable source values by attribute name.
         group: what must not be divided between splits, usually the patient.
         report: the report, where the source holds one; by default made from the values.
-        choices: questions that the source holds.
+        questions: questions that the source holds, of any split.
         sections: named parts of a free-text report, such as findings and impression; they follow the values in the
             `attributes` column, for response shuffling.
     """
@@ -99,7 +102,7 @@ class Record:
     values: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
     report: str | None = None
-    choices: tuple[Choice, ...] = ()
+    questions: tuple[Question, ...] = ()
     sections: tuple[tuple[str, str], ...] = ()
     alternatives: tuple[Path, ...] = ()
 
@@ -144,23 +147,31 @@ class Source:
                 raise ConfigError(f"builder.{key} is '{getattr(self, key)}', expected one of: {', '.join(allowed)}")
 
 
-P = ParamSpec("P")
-
-
-def builder(function: Callable[P, Source]) -> Callable[P, Source]:
+def builder(function: Callable[..., Source]) -> Callable[..., Source]:
     """Make a function that returns a `Source` a builder: its name and arguments are kept for the manifest.
 
-    The function's `root` argument is checked and made absolute first.
+    The function's `root` argument is checked and made absolute first. A parameter `options` that is annotated with a
+    dataclass stands for its fields: the builder takes each of them as a keyword.
     """
+    own = inspect.signature(function, eval_str=True)
+    group = own.parameters["options"].annotation if "options" in own.parameters else None
+    shared = inspect.signature(group).parameters if group else {}
+    parameters = [p for name, p in own.parameters.items() if name != "options"]
+    parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shared.values()]
+    flat = own.replace(parameters=parameters)
 
     @functools.wraps(function)
-    def build(*args: P.args, **kwargs: P.kwargs) -> Source:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+    def build(*args: Any, **kwargs: Any) -> Source:
+        bound = flat.bind(*args, **kwargs)
         bound.apply_defaults()
         bound.arguments["root"] = str(find_root(bound.arguments["root"]))
-        source = function(*bound.args, **bound.kwargs)
-        return replace(source, name=function.__name__, arguments=dict(bound.arguments))
+        arguments = dict(bound.arguments)
+        if group:
+            options = group(**{name: arguments[name] for name in shared})
+            arguments = {name: value for name, value in arguments.items() if name not in shared} | {"options": options}
+        return replace(function(**arguments), name=function.__name__, arguments=dict(bound.arguments))
 
+    build.__signature__ = flat  # type: ignore[attr-defined]
     return build
 
 

@@ -48,25 +48,26 @@ def random_splits(keys: Iterable[str], val_fraction: float, test_fraction: float
     return dict(zip(order, names, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Division:
     """How the rows of a table are divided between splits: as a column says, or at random by image or group.
 
     Attributes:
-        image_column: names the image.
-        split_column: holds the split; None for a random division.
-        group_column: holds what must stay together; a row without a group is one of its own.
-        val_fraction: see `random_splits`.
-        test_fraction: see `random_splits`.
-        seed: see `random_splits`.
+        image_column: holds each image's path, relative to the dataset's folder.
+        split_column: holds train, val (or validation, dev) or test; None divides rows at random.
+        group_column: rows of one group, such as a patient, are never divided between splits; a row without a group is one
+            of its own.
+        val_fraction: part of the rows or groups for validation, without `split_column`.
+        test_fraction: part for testing, without `split_column`.
+        seed: seed of the division.
     """
 
-    image_column: str
-    split_column: str | None
-    group_column: str | None
-    val_fraction: float
-    test_fraction: float
-    seed: int
+    image_column: str = "image"
+    split_column: str | None = None
+    group_column: str | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
 
     @property
     def columns(self) -> list[str]:

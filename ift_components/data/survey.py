@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ift_components.data.mcq import QuestionMaker, QuestionOptions, wrong_choices
+from ift_components.data.mcq import QuestionMaker, QuestionOptions, questions_fault
 from ift_components.data.prepared import SPLITS
 from ift_components.data.reports import make_report
 from ift_components.data.source import Problems, Record, Source
@@ -32,9 +32,9 @@ def survey_records(source: Source, questions: QuestionOptions) -> Survey:
         for name, value in record.values.items():
             if name in open_pools:
                 survey.pools[name].add(open_pools[name].text(value))
-        for choice in record.choices:
-            if choice.options is None:
-                survey.pools[choice.attribute].add(choice.answer)
+        for question in record.questions:
+            if question.kind == "choice" and question.options is None:
+                survey.pools[question.attribute].add(question.answer)
     if source.on_bad_row == "error":
         problems.raise_if_any(source.name)
     for split in source.splits:
@@ -64,8 +64,8 @@ def checked_records(source: Source, problems: Problems) -> Iterator[tuple[Record
             problems.add(record.where, f"id '{record.id}' occurs a second time")
         elif not report.strip():
             problems.add(record.where, "the report is empty")
-        elif wrong := wrong_choices(record):
-            problems.add(record.where, wrong)
+        elif fault := questions_fault(record):
+            problems.add(record.where, fault)
         else:
             seen.add(record.id)
             yield record, report

@@ -75,7 +75,7 @@ def smears(
             values, _ = SCHEMA.read(row)
             image = find_image(folder, row["image"], where, problems)
             if image:
-                yield Record(row["image"], row["split"], image, where, values)
+                yield Record(id=row["image"], split=row["split"], image=image, where=where, values=values)
 
     splits = tuple(split for split in SPLITS if counts[split])
     arguments = {"style": style, **counts, "independent": independent, "side": side, "seed": seed, "root": root}

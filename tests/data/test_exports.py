@@ -189,7 +189,7 @@ def test_datasets_without_questions(tmp_path):
         save_picture(tmp_path / "in" / f"{n}.png", n).with_suffix(".txt").write_text("It is. So there.")
     build(image_text(tmp_path / "in"), tmp_path / "out")
     for name in ("vlmevalkit", "lmms_eval"):
-        with pytest.raises(DataError, match="no questions to export"):
+        with pytest.raises(DataError, match="no multiple-choice questions to export"):
             export(tmp_path / "out", ExportOptions(name))
     out = export(tmp_path / "out", ExportOptions("parquet"))
     assert datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache")).num_rows == {

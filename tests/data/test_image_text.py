@@ -23,7 +23,10 @@ def text_files(root, count=10):
 
 def test_text_files_beside_images(tmp_path):
     manifest = build(image_text(text_files(tmp_path / "in")), tmp_path / "out")
-    assert manifest["counts"] == {"reports": {"train": 8, "val": 1, "test": 1}, "questions": {"val": 0, "test": 0}}
+    assert manifest["counts"] == {
+        "reports": {"train": 8, "val": 1, "test": 1},
+        "questions": {"train": 0, "val": 0, "test": 0},
+    }
     (row,) = rows(tmp_path / "out", "reports", "val")
     number = row["id"].removeprefix("a/").removesuffix(".png")
     sentences = [f"Image {number}.", "The heart is normal.", "No effusion is seen!", "1. No acute disease."]
@@ -142,10 +145,13 @@ def test_real_radiology_reports_lose_nothing():
 def test_questions_whose_answers_offer_no_wrong_option(tmp_path):
     root = text_files(tmp_path / "in")
     save_csv(root / "q.csv", ["image", "question", "answer"], [[f"a/{n}.png", "What?", "left"] for n in range(10)])
-    with pytest.raises(DataError, match=r"2 bad row(.|\n)*question 'question' has no wrong option"):
+    with pytest.raises(DataError, match=r"10 bad row(.|\n)*question 'question' has no wrong option"):
         build(image_text(root, questions="q.csv"), tmp_path / "out")
     manifest = build(image_text(root, questions="q.csv", on_bad_row="skip"), tmp_path / "out")
-    assert manifest["counts"] == {"reports": {"train": 8, "val": 1, "test": 1}, "questions": {"val": 0, "test": 0}}
+    assert manifest["counts"] == {
+        "reports": {"train": 8, "val": 1, "test": 1},
+        "questions": {"train": 0, "val": 0, "test": 0},
+    }
 
 
 def test_n_options_makes_room_for_questions_with_more_options_than_letters(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import Choice, Problems, Record
+from ift_components.data.source import Problems, Question, Record
 from ift_components.errors import ConfigError, DataError
 
 SHAPES = ("irregular", "lobulated", "oval", "round", "segmented", "unsegmented")
@@ -18,7 +18,9 @@ SAMPLED = Schema((Attribute("shape", values=SHAPES, sampled=5),))
 
 def record(number: int, split: str = "val", **given: object) -> Record:
     values = given.pop("values", {"size": "big", "shape": "unsegmented"})
-    return Record(f"id{number}", split, Path("x.png"), f"table row {number}", values, **given)
+    return Record(
+        id=f"id{number}", split=split, image=Path("x.png"), where=f"table row {number}", values=values, **given
+    )
 
 
 def make(schema, records, pools=None, **options):
@@ -105,8 +107,8 @@ def test_circular_variants_hold_every_rotation_once():
 def test_drawn_options_never_hold_a_second_right_answer():
     pool = {"abnormality": {"edema", "Edema", "effusion", "nodule", "mass", "fracture", "opacity"}}
     for number in range(50):
-        choice = Choice("abnormality", "What is it?", "edema", also_right=frozenset({"effusion", "nodule"}))
-        (row,) = make(Schema(()), [record(number, values={}, choices=(choice,))], pool)
+        choice = Question("abnormality", "What is it?", "edema", also_right=frozenset({"effusion", "nodule"}))
+        (row,) = make(Schema(()), [record(number, values={}, questions=(choice,))], pool)
         assert sorted(row["options"]) == ["edema", "fracture", "mass", "opacity"]
 
 
@@ -147,11 +149,11 @@ def test_wrong_question_options_are_config_errors(wrong):
 def test_questions_without_a_wrong_option_are_collected_and_the_others_kept():
     problems = Problems()
     right = frozenset({"edema", "mass"})
-    choices = (
-        Choice("abnormality", "What?", "edema", also_right=right),
-        Choice("presence", "Is it?", "no", ("yes", "no")),
+    questions = (
+        Question("abnormality", "What?", "edema", also_right=right),
+        Question("presence", "Is it?", "no", options=("yes", "no")),
     )
     maker = QuestionMaker(Schema(()), QuestionOptions(), {"abnormality": {"edema", "mass"}})
-    rows = maker.make(record(1, values={}, choices=choices), problems)
+    rows = maker.make(record(1, values={}, questions=questions), problems)
     assert [row["attribute"] for row in rows] == ["presence"]
     assert problems.first == ["table row 1: question 'abnormality' has no wrong option"]

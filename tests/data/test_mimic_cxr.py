@@ -7,7 +7,7 @@ from trees import build, edit, rows
 from trees_medical import mimic_entry, mimic_tree
 
 from ift_components.data.builders import mimic_cxr
-from ift_components.data.builders.mimic_cxr import question_choices
+from ift_components.data.builders.mimic_cxr import choice_questions
 from ift_components.data.json_stream import stream_json_list
 from ift_components.errors import DataError
 
@@ -87,12 +87,12 @@ def test_questions_become_multiple_choice(source, tmp_path):
 
 
 def test_answers_become_choices():
-    (yes,) = question_choices("presence", "is it?", "No")
-    assert (yes.answer, yes.options) == ("no", ("yes", "no"))
-    both = question_choices("abnormality", "what?", "edema, mass, edema")
+    (no,) = choice_questions("presence", "is it?", "No")
+    assert (no.answer, no.options) == ("no", ("yes", "no"))
+    both = choice_questions("abnormality", "what?", "edema, mass, edema")
     assert [choice.answer for choice in both] == ["edema", "mass"]
     assert both[0].also_right == {"edema", "mass"}
-    (where,) = question_choices("location", "where?", "left lung area and right lung area")
+    (where,) = choice_questions("location", "where?", "left lung area and right lung area")
     assert where.also_right == {"left lung area", "right lung area"}
 
 
@@ -135,7 +135,7 @@ def test_optional_tables_and_other_names(source, tmp_path):
     (source / "medical-cxr-vqa-questions.csv").rename(source / "medical_cxr_vqa_questions.csv")
     manifest = build(mimic_cxr(source, masks=None), tmp_path / "out")
     assert manifest["counts"]["reports"] == {"train": 3, "val": 1, "test": 2}
-    assert manifest["counts"]["questions"] == {"val": 2, "test": 8}
+    assert manifest["counts"]["questions"] == {"train": 0, "val": 2, "test": 8}
     with pytest.raises(DataError, match="split 'val' is empty"):
         build(mimic_cxr(source, masks=None, methods=["rule-based"]), tmp_path / "rules")
     with pytest.raises(DataError, match=r"lacks MIMIC-CXR-JPG.csv"):

@@ -34,7 +34,7 @@ def test_page_shows_reports_questions_answers_and_statistics(tmp_path):
     assert "big cell size, round cell shape" in page
     assert 'What is the granularity?</b><br><span class="option right">A. yes</span><span class="option">B. no' in page
     assert "<h3>nucleus shape</h3>" in page
-    assert "<td>cell size</td><td>2</td><td>50.0%</td>" in page
+    assert "<td>cell size</td><td>2</td><td>50.0 %</td>" in page
     tags = Tags(page)
     assert tags.names.count("img") == 6
     sources = [value for name, value in tags.attributes if name == "src"]
@@ -95,4 +95,4 @@ def test_chromium_draws_the_page_and_runs_nothing(tmp_path):
     assert {(0x3B, 0x6E, 0xA5), (0xC9, 0x8A, 0x2B), (0x5A, 0x93, 0x67)} <= colours  # the bars of the three splits
     command = [CHROMIUM, *flags, "--dump-dom", page.as_uri()]
     drawn = subprocess.run(command, check=True, capture_output=True, text=True, timeout=90).stdout
-    assert "<title>image_table: prepared data</title>" in drawn  # the script in the data would have changed it
+    assert "<title>in (image_table): prepared data</title>" in drawn  # the script in the data would have changed it

@@ -23,7 +23,10 @@ KEYS = [
 
 def test_reports_and_questions_of_hand_worked_rows(tmp_path):
     manifest = build(wbcatt(wbcatt_tree(tmp_path / "in")), tmp_path / "out")
-    assert manifest["counts"] == {"reports": {"train": 3, "val": 2, "test": 1}, "questions": {"val": 2, "test": 1}}
+    assert manifest["counts"] == {
+        "reports": {"train": 3, "val": 2, "test": 1},
+        "questions": {"train": 0, "val": 2, "test": 1},
+    }
     assert [row["report"] for row in rows(tmp_path / "out", "reports", "train")] == [
         (
             "big cell size, round cell shape, unsegmented-band nucleus shape, low nuclear cytoplasmic ratio, "

@@ -84,5 +84,6 @@ def rows(out: Path, kind: str, split: str) -> list[dict[str, Any]]:
 
 
 def leftovers(out: Path) -> list[str]:
-    """Return what lies beside a prepared folder, hidden files included."""
-    return sorted(path.name for path in out.parent.iterdir() if path != out) if out.parent.is_dir() else []
+    """Return what lies beside a prepared folder, hidden files included, locks excepted."""
+    paths = out.parent.iterdir() if out.parent.is_dir() else ()
+    return sorted(path.name for path in paths if path != out and path.suffix != ".lock")

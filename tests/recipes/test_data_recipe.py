@@ -46,23 +46,24 @@ def mimic(root):
 @pytest.mark.parametrize(
     "case",
     [
-        ("wbcatt", wbcatt_tree, [], [3, 2, 1, 2, 1]),
-        ("skincon", test_skincon.tree, [], [32, 4, 4, 4, 4]),
-        ("cbis", cbis, [], [11, 1, 3, 3, 10]),
-        ("mimic_cxr", mimic, [], [2, 1, 2, 2, 8]),
-        ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 11, 12]),
-        ("image_text", test_image_text.text_files, [], [8, 1, 1, 0, 0]),
+        ("wbcatt", wbcatt_tree, [], [3, 2, 1, 0, 2, 1]),
+        ("skincon", test_skincon.tree, [], [32, 4, 4, 0, 4, 4]),
+        ("cbis", cbis, [], [11, 1, 3, 0, 3, 10]),
+        ("mimic_cxr", mimic, [], [2, 1, 2, 0, 2, 8]),
+        ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 0, 11, 12]),
+        ("image_text", test_image_text.text_files, [], [8, 1, 1, 0, 0, 0]),
     ],
 )
 def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, case):
-    name, tree, more, counts = case
+    name, tree, more, expected = case
     tree(tmp_path / "in")
     paths = [f"builder.root={tmp_path / 'in'}", f"output_dir={tmp_path / 'out'}"]
     run(monkeypatch, "--config", f"data_{name}.yaml", *paths, *more, "export.format=ms_swift")
-    found = read_manifest(tmp_path / "out")["counts"]
-    assert [*found["reports"].values(), *found["questions"].values()] == counts
+    counts = read_manifest(tmp_path / "out")["counts"]
+    counted = [*counts["reports"].values(), *counts["questions"].values()]
+    assert counted == expected
     lines = (tmp_path / "out-ms_swift" / "train.jsonl").read_text().splitlines()
-    assert len(lines) == counts[0]
+    assert len(lines) == expected[0]
 
 
 def test_tune_run_from_another_folder(tmp_path):
@@ -70,7 +71,7 @@ def test_tune_run_from_another_folder(tmp_path):
     done = tune_run(tmp_path, "--config", "data_wbcatt.yaml", "builder.root=in", "output_dir=out")
     assert done.returncode == 0, done.stderr
     assert "reports: train 3, val 2, test 1" in done.stdout
-    assert read_manifest(tmp_path / "out")["counts"]["questions"] == {"val": 2, "test": 1}
+    assert read_manifest(tmp_path / "out")["counts"]["questions"] == {"train": 0, "val": 2, "test": 1}
 
 
 EYES = '''from collections.abc import Iterator
@@ -92,12 +93,13 @@ def eyes(root: str) -> Source:
     def records(problems: Problems) -> Iterator[Record]:
         for line, row in read_csv(tables[0], ("file", "person", "set", *SCHEMA.columns), problems):
             where = f"eyes.csv line {line}"
-            values, wrong = SCHEMA.read(row)
-            for what in wrong:
-                problems.add(where, what)
+            values, faults = SCHEMA.read(row)
+            for fault in faults:
+                problems.add(where, fault)
             image = find_image(folder, row["file"], where, problems)
-            if image and not wrong:
-                yield Record(row["file"], row["set"], image, where, values, group=row["person"])
+            if image and not faults:
+                name, split = row["file"], row["set"]
+                yield Record(id=name, split=split, image=image, where=where, values=values, group=row["person"])
 
     return Source(folder, SCHEMA, tables, records)
 '''
@@ -116,7 +118,10 @@ def test_a_dataset_added_by_one_file(tmp_path):
     done = tune_run(tmp_path, "--config", "eyes.yaml", "builder.root=in", "output_dir=out")
     assert done.returncode == 0, done.stderr
     manifest = read_manifest(tmp_path / "out")
-    assert manifest["counts"] == {"reports": {"train": 3, "val": 3, "test": 3}, "questions": {"val": 3, "test": 3}}
+    assert manifest["counts"] == {
+        "reports": {"train": 3, "val": 3, "test": 3},
+        "questions": {"train": 0, "val": 3, "test": 3},
+    }
     assert manifest["builder"]["name"] == "eyes"
 
 
@@ -127,7 +132,7 @@ def test_overrides_reach_builder_and_questions(tmp_path, monkeypatch):
         monkeypatch, "--config", "data_wbcatt", root, out, "questions.protocol=full", "builder.images=path", "workers=1"
     )
     manifest = read_manifest(tmp_path / "out")
-    assert manifest["counts"]["questions"] == {"val": 22, "test": 10}
+    assert manifest["counts"]["questions"] == {"train": 0, "val": 22, "test": 10}
     assert manifest["builder"]["arguments"]["images"] == "path"
 
 

@@ -17,7 +17,7 @@ SMALL = {"train": 12, "val": 4, "test": 6}
 def test_it_prepares_like_every_other_dataset(tmp_path):
     manifest = prepare(smears(**SMALL, root=str(tmp_path)), tmp_path / "out", QuestionOptions(), BuildOptions())
     assert manifest["counts"]["reports"] == SMALL
-    assert manifest["counts"]["questions"] == {"val": 4, "test": 6}  # one an image, as for WBCAtt
+    assert manifest["counts"]["questions"] == {"train": 0, "val": 4, "test": 6}  # one an image, as for WBCAtt
     assert manifest["builder"]["name"] == "smears"
     report = load_reports(tmp_path / "out", "train")[0]
     values = {item["name"]: item["value"] for item in report["attributes"]}

@@ -117,13 +117,19 @@ def cbis_ddsm(
                 if own != split:
                     continue
                 names = _dicom_files(folder, case) if files is None else files.get(case.key, [])
-                found = [find_image(folder, name, case.where, problems) for name in names]
-                paths = sorted((path for path in found if path), key=lambda path: path.stat().st_size)
+                images_or_none = [find_image(folder, name, case.where, problems) for name in names]
+                paths = sorted((path for path in images_or_none if path), key=lambda path: path.stat().st_size)
                 if not names:
                     problems.add(case.where, f"no image of case '{case.key}' under {folder}")
                 elif len(paths) == len(names):
                     yield Record(
-                        case.key, split, paths[0], case.where, case.values, case.patient, alternatives=tuple(paths[1:])
+                        id=case.key,
+                        split=split,
+                        image=paths[0],
+                        where=case.where,
+                        values=case.values,
+                        group=case.patient,
+                        alternatives=tuple(paths[1:]),
                     )
 
     return Source(folder, SCHEMA, tables, records, images, on_bad_row, square=pad_to_square, skip_masks=True)
@@ -136,16 +142,18 @@ def _read_cases(table: Path, problems: Problems) -> Iterator[Case]:
     columns = ("patient_id", "cropped image file path", *schema.columns)
     for line, row in read_csv(table, columns, problems):
         where = f"{table.name} line {line}"
-        values, wrong = schema.read(row)
-        for name, known in KNOWN.items():
-            parts = values[name].lower().replace("_", " ").split("-") if name in values else []
-            wrong += [f"{name} is '{part}', expected one of: {', '.join(known)}" for part in parts if part not in known]
+        values, faults = schema.read(row)
+        for name, words in KNOWN.items():
+            joined = values[name].lower().replace("_", " ").split("-") if name in values else []
+            faults += [
+                f"{name} is '{word}', expected one of: {', '.join(words)}" for word in joined if word not in words
+            ]
         key = row["cropped image file path"].split("/")[0]
         if not key.startswith(("Mass-", "Calc-")) or not row["patient_id"]:
-            wrong.append(f"patient '{row['patient_id']}' with cropped image '{key}', expected Mass-... or Calc-...")
-        for what in wrong:
-            problems.add(where, what)
-        if not wrong:
+            faults.append(f"patient '{row['patient_id']}' with cropped image '{key}', expected Mass-... or Calc-...")
+        for fault in faults:
+            problems.add(where, fault)
+        if not faults:
             yield Case(key, row["patient_id"], "test" in table.stem, values, where)
 
 

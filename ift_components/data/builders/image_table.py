@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ift_components.data.builders.own import OwnData
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.schema_file import read_schema
 from ift_components.data.source import (
-    ImageStore,
-    OnBadRow,
     Problems,
     Record,
     Source,
@@ -16,7 +15,6 @@ from ift_components.data.source import (
     find_image,
     require_files,
 )
-from ift_components.data.splitting import Division
 from ift_components.data.tables import Row, read_table, require_columns
 from ift_components.errors import DataError
 
@@ -33,14 +31,7 @@ def image_table(
     *,
     schema: str | None = None,
     attributes: Sequence[str] | None = None,
-    image_column: str = "image",
-    split_column: str | None = None,
-    group_column: str | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    seed: int = 0,
-    images: ImageStore = "embed",
-    on_bad_row: OnBadRow = "error",
+    options: OwnData,
 ) -> Source:
     """Return a dataset from a table of attributes.
 
@@ -50,49 +41,49 @@ def image_table(
         schema: YAML file of attributes, commonly an edited copy of the `schema.yaml` that the first build wrote; by
             default the schema is inferred from the table.
         attributes: columns to infer attributes from; by default every column with at most 26 different values.
-        image_column: holds each image's path, relative to `root`.
-        split_column: holds train, val (or validation, dev) or test; by default rows are divided at random.
-        group_column: rows of one group, such as a patient, are never divided between splits.
-        val_fraction: part of the rows or groups for validation, without `split_column`.
-        test_fraction: part for testing, without `split_column`.
-        seed: seed of the division.
-        images: hold the images in the prepared files, or their paths.
-        on_bad_row: stop at bad rows, or leave them out.
+        options: where rows lie, how they are divided and stored; each field is a keyword of the builder.
 
     Raises:
         DataError: if the table, a column or the schema is missing or wrong.
     """
     folder = Path(root)
     (path,) = require_files(folder, [table])
-    division = Division(image_column, split_column, group_column, val_fraction, test_fraction, seed)
-    rows = list(read_table(path, [*division.columns, *(attributes or ())], Problems()))
+    rows = list(read_table(path, [*options.columns, *(attributes or ())], Problems()))
     if not rows:
         raise DataError(f"{path.name} has no rows")
     notes: list[str] = []
     if schema is None:
         names = (
-            list(attributes) if attributes else [name for name in rows[0][1] if name and name not in division.columns]
+            list(attributes) if attributes else [name for name in rows[0][1] if name and name not in options.columns]
         )
-        known = infer_schema([row for _, row in rows], names, notes, chosen=bool(attributes))
+        attribute_schema = infer_schema([row for _, row in rows], names, notes, chosen=bool(attributes))
     else:
-        known = read_schema(Path(schema).expanduser())
-        require_columns(path, rows[0][1], known.columns)
-    drawn = division.draw(row for _, row in rows)
+        attribute_schema = read_schema(Path(schema).expanduser())
+        require_columns(path, rows[0][1], attribute_schema.columns)
+    drawn = options.draw(row for _, row in rows)
 
     def records(problems: Problems) -> Iterator[Record]:
-        for number, row in read_table(path, division.columns, problems):
+        for number, row in read_table(path, options.columns, problems):
             where = f"{path.name} row {number}"
-            values, wrong = known.read(row)
-            for what in wrong:
-                problems.add(where, what)
-            image = find_image(folder, row[image_column], where, problems)
-            if image and not wrong:
-                split = division.split(row, drawn)
-                yield Record(row[image_column], split, image, where, values, division.group(row))
+            values, faults = attribute_schema.read(row)
+            for fault in faults:
+                problems.add(where, fault)
+            name = row[options.image_column]
+            image = find_image(folder, name, where, problems)
+            if image and not faults:
+                split, group = options.split(row, drawn), options.group(row)
+                yield Record(id=name, split=split, image=image, where=where, values=values, group=group)
 
     tables = (path,) if schema is None else (path, Path(schema).expanduser().resolve())
     return Source(
-        folder, known, tables, records, images, on_bad_row, splits=division.required(drawn), notes=tuple(notes)
+        folder,
+        attribute_schema,
+        tables,
+        records,
+        options.images,
+        options.on_bad_row,
+        splits=options.required(drawn),
+        notes=tuple(notes),
     )
 
 
@@ -114,19 +105,19 @@ def infer_schema(rows: Sequence[Row], names: Sequence[str], notes: list[str], *,
     attributes = []
     for column in names:
         counts = Counter(row[column] for row in rows if row[column] not in ABSENT)
-        found = sorted(counts)
-        if not found or len(found) > MAX_VALUES:
-            what = f"column '{column}' has {len(found)} different values"
+        values = sorted(counts)
+        if not values or len(values) > MAX_VALUES:
+            what = f"column '{column}' has {len(values)} different values"
             if chosen:
                 raise DataError(
                     f"{what}, expected 1 to {MAX_VALUES}; take it out of builder.attributes, or give a schema"
                 )
             notes.append(f"{what}: not taken for an attribute")
             continue
-        flag = any({value.lower() for value in found} == pair for pair in _FLAGS)
-        if len(found) == 1:
-            notes.append(f"column '{column}' always holds '{found[0]}': in reports, but not asked")
-        attributes.append(_flag(column, found) if flag else _named(column, found))
+        flag = any({value.lower() for value in values} == pair for pair in _FLAGS)
+        if len(values) == 1:
+            notes.append(f"column '{column}' always holds '{values[0]}': in reports, but not asked")
+        attributes.append(_flag(column, values) if flag else _named(column, values))
     if not attributes:
         raise DataError(
             f"no column of {', '.join(map(repr, names))} can be an attribute: expected 1 to {MAX_VALUES} values"
@@ -134,13 +125,13 @@ def infer_schema(rows: Sequence[Row], names: Sequence[str], notes: list[str], *,
     return Schema(tuple(attributes))
 
 
-def _flag(column: str, found: list[str]) -> Attribute:
-    no, yes = sorted(found, key=lambda value: value.lower() not in _NO)
+def _flag(column: str, values: list[str]) -> Attribute:
+    no, yes = sorted(values, key=lambda value: value.lower() not in _NO)
     wording = {} if yes.lower() == "yes" else {yes: "yes", no: "no"}
     phrases = {yes: "{name}", no: ""}
     name = column.replace("_", " ").strip()
     return Attribute(name, column, (yes, no), ABSENT, wording=wording, phrases=phrases)
 
 
-def _named(column: str, found: list[str]) -> Attribute:
-    return Attribute(column.replace("_", " ").strip(), column, tuple(found), ABSENT, asked=len(found) > 1)
+def _named(column: str, values: list[str]) -> Attribute:
+    return Attribute(column.replace("_", " ").strip(), column, tuple(values), ABSENT, asked=len(values) > 1)

@@ -3,21 +3,21 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+from ift_components.data.builders.own import OwnData
 from ift_components.data.schema import Schema
 from ift_components.data.sentences import split_sentences
 from ift_components.data.source import (
-    Choice,
-    ImageStore,
-    OnBadRow,
     Problems,
+    Question,
+    QuestionKind,
     Record,
     Source,
     builder,
     find_image,
     require_files,
 )  # fmt: skip
-from ift_components.data.splitting import Division
 from ift_components.data.tables import Row, read_table
 from ift_components.errors import ConfigError, DataError
 
@@ -31,15 +31,8 @@ def image_text(
     *,
     questions: str | None = None,
     language: str = "en",
-    image_column: str = "image",
     text_column: str = "text",
-    split_column: str | None = None,
-    group_column: str | None = None,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    seed: int = 0,
-    images: ImageStore = "embed",
-    on_bad_row: OnBadRow = "error",
+    options: OwnData,
 ) -> Source:
     """Return a dataset of images with free-text descriptions; their sentences are kept apart for response shuffling.
 
@@ -50,70 +43,70 @@ def image_text(
         root: the folder that holds the images.
         table: CSV, XLSX or Parquet table, relative to `root` or absolute; null takes every image that has a text file
             of the same name beside it (`a/1.png`, `a/1.txt`).
-        questions: table with the columns `image, question, answer` and, optional, `options` (joined by `|`; without,
-            wrong options are drawn from the other answers of the same kind) and `attribute` (the kind, under which
-            accuracy is reported); null makes no questions.
+        questions: table with the columns `image, question, answer` and, optional, `kind` (choice, closed or open; choice
+            by default), `options` of a choice (joined by `|`; without, wrong options are drawn from the other answers to
+            the same attribute) and `attribute` (the name under which accuracy is reported); null makes no questions.
         language: ISO 639-1 code of the descriptions, for splitting sentences.
-        image_column: holds each image's path, relative to `root`.
         text_column: holds the description.
-        split_column: holds train, val (or validation, dev) or test; by default rows are divided at random.
-        group_column: rows of one group, such as a patient, are never divided between splits.
-        val_fraction: part of the rows or groups for validation, without `split_column`.
-        test_fraction: part for testing, without `split_column`.
-        seed: seed of the division.
-        images: hold the images in the prepared files, or their paths.
-        on_bad_row: stop at bad rows, or leave them out.
+        options: where rows lie, how they are divided and stored; each field is a keyword of the builder.
 
     Raises:
         DataError: if a table or a column is missing, or there are no images.
     """
     folder = Path(root)
-    if table is None and (split_column or group_column):
+    if table is None and (options.split_column or options.group_column):
         raise ConfigError(
             "builder.split_column and builder.group_column need builder.table; text files have no columns"
         )
     paths = require_files(folder, [name for name in (table, questions) if name])
-    division = Division(image_column, split_column, group_column, val_fraction, test_fraction, seed)
 
     def read(problems: Problems) -> Iterator[tuple[str, Row]]:
         if table:
-            rows = read_table(paths[0], [text_column, *division.columns], problems)
+            rows = read_table(paths[0], [text_column, *options.columns], problems)
             yield from ((f"{paths[0].name} row {number}", row) for number, row in rows)
         else:
             for name, text in _text_files(folder, problems):
-                yield f"image '{name}'", {image_column: name, text_column: text}
+                yield f"image '{name}'", {options.image_column: name, text_column: text}
 
-    drawn = division.draw(row for _, row in read(Problems()))
+    drawn = options.draw(row for _, row in read(Problems()))
 
     def records(problems: Problems) -> Iterator[Record]:
-        asked = _read_questions(folder / questions, problems) if questions else {}
+        by_image = _read_questions(folder / questions, problems) if questions else {}
         for where, row in read(problems):
-            name = row[image_column]
+            name = row[options.image_column]
             image = find_image(folder, name, where, problems)
-            choices = tuple(asked.pop(name, ()))
-            sections = tuple(("sentence", text) for text in split_sentences(row[text_column], language))
-            report = " ".join(text for _, text in sections)
+            own_questions = tuple(by_image.pop(name, ()))
+            sentences = split_sentences(row[text_column], language)
             if image:
-                split = division.split(row, drawn)
-                yield Record(name, split, image, where, {}, division.group(row), report, choices, sections)
-        for name in asked:
+                yield Record(
+                    id=name,
+                    split=options.split(row, drawn),
+                    image=image,
+                    where=where,
+                    group=options.group(row),
+                    report=" ".join(sentences),
+                    questions=own_questions,
+                    sections=tuple(("sentence", text) for text in sentences),
+                )
+        for name in by_image:
             problems.add(f"{questions}", f"asks about image '{name}', which has no description")
 
     if table is None:
         paths += tuple(sorted(folder.rglob("*.txt")))
-    return Source(folder, Schema(()), paths, records, images, on_bad_row, splits=division.required(drawn))
+    required = options.required(drawn)
+    return Source(folder, Schema(()), paths, records, options.images, options.on_bad_row, splits=required)
 
 
 def _text_files(root: Path, problems: Problems) -> Iterator[tuple[str, str]]:
     """Yield the path of every image under the root and the text of the file of the same name, sorted by path."""
-    found = False
+    any_image = False
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() not in SUFFIXES:
             continue
         name = str(path.relative_to(root))
         text = path.with_suffix(".txt")
         where = f"image {name!a}"
-        found = True
+        any_image = True
         try:
             name.encode()
             yield name, text.read_text(encoding="utf-8-sig")
@@ -123,17 +116,23 @@ def _text_files(root: Path, problems: Problems) -> Iterator[tuple[str, str]]:
             problems.add(where, f"{text.name!a} is not UTF-8")
         except OSError:
             problems.add(where, f"has no text file {text.name!a} beside it")
-    if not found:
+    if not any_image:
         raise DataError(f"builder.root: {root} holds no images ({', '.join(SUFFIXES)})")
 
 
-def _read_questions(path: Path, problems: Problems) -> dict[str, list[Choice]]:
+def _read_questions(path: Path, problems: Problems) -> dict[str, list[Question]]:
     """Return the questions of each image."""
-    asked: dict[str, list[Choice]] = defaultdict(list)
+    by_image: dict[str, list[Question]] = defaultdict(list)
     for number, row in read_table(path, ("image", "question", "answer"), problems):
-        given = tuple(text.strip() for text in row.get("options", "").split("|")) if row.get("options") else None
         if not row["question"]:
             problems.add(f"{path.name} row {number}", "the question is empty")
             continue
-        asked[row["image"]].append(Choice(row.get("attribute") or "question", row["question"], row["answer"], given))
-    return asked
+        question = Question(
+            attribute=row.get("attribute") or "question",
+            text=row["question"],
+            answer=row["answer"],
+            kind=cast("QuestionKind", row.get("kind", "").lower() or "choice"),  # checked with the record
+            options=tuple(text.strip() for text in row["options"].split("|")) if row.get("options") else None,
+        )
+        by_image[row["image"]].append(question)
+    return by_image

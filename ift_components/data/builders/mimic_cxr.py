@@ -14,10 +14,10 @@ from typing import Any
 from ift_components.data.json_stream import stream_json_list
 from ift_components.data.schema import Schema
 from ift_components.data.source import (
-    Choice,
     ImageStore,
     OnBadRow,
     Problems,
+    Question,
     Record,
     Source,
     builder,
@@ -98,7 +98,7 @@ class _Facts:
     views: dict[str, str]
     best: dict[str, str]
     splits: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, list[Choice]] = field(default_factory=lambda: defaultdict(list))
+    asked: dict[str, list[Question]] = field(default_factory=lambda: defaultdict(list))
     problems: Problems = field(default_factory=Problems)
 
 
@@ -182,22 +182,22 @@ def _read_questions(table: Path, studies: set[str], found: _Facts) -> None:
         elif not row["question"] or not row["answer"]:
             found.problems.add(f"{table.name} line {line}", "the question or the answer is empty")
         else:
-            found.asked[dicom or study] += question_choices(kind, row["question"], row["answer"])
+            found.asked[dicom or study] += choice_questions(kind, row["question"], row["answer"])
 
 
-def question_choices(kind: str, question: str, answer: str) -> list[Choice]:
+def choice_questions(kind: str, text: str, answer: str) -> list[Question]:
     """Return the multiple-choice questions that a free question and its answer become.
 
     An abnormality question with several diseases becomes one question a disease; yes/no questions have two options,
     the others draw theirs from the other answers to the same kind of question.
     """
     if answer.lower() in ("yes", "no"):
-        return [Choice(kind, question, answer.lower(), ("yes", "no"))]
+        return [Question(kind, text, answer.lower(), options=("yes", "no"))]
     parts = [part.strip() for part in answer.split(",") if part.strip()]
     if kind == "abnormality":
-        return [Choice(kind, question, part, also_right=frozenset(parts)) for part in dict.fromkeys(parts)]
+        return [Question(kind, text, part, also_right=frozenset(parts)) for part in dict.fromkeys(parts)]
     right = {piece.strip() for part in parts for piece in part.split(" and ")}
-    return [Choice(kind, question, answer, also_right=frozenset(right))]
+    return [Question(kind, text, answer, also_right=frozenset(right))]
 
 
 def _dicom(entry: Any) -> str | None:
@@ -237,6 +237,13 @@ def _record(entry: Mapping[str, Any], split: str, image: Path, where: str, known
     subject, study = entry["id"].split("_", 1)
     # A question with an image id is about that image, one without about every frontal image of the study.
     asked = known.asked.get(image.stem) or known.asked.get(study.removeprefix("s"), [])
-    choices = tuple(asked) if split != "train" else ()
-    report = " ".join(text for _, text in sections)
-    return Record(image.stem, split, image, where, group=subject, report=report, choices=choices, sections=sections)
+    return Record(
+        id=image.stem,
+        split=split,
+        image=image,
+        where=where,
+        group=subject,
+        report=" ".join(text for _, text in sections),
+        questions=tuple(asked) if split != "train" else (),
+        sections=sections,
+    )

@@ -78,35 +78,35 @@ def skincon(
     def records(problems: Problems) -> Iterator[Record]:
         divided: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
         for table, (_, images_at) in zip(tables, pairs, strict=True):
-            found = _read(folder, table, images_at, problems)
-            random.Random(0).shuffle(found)
-            size = len(found) // 10
-            parts = {"val": found[:size], "test": found[size : 2 * size], "train": found[2 * size :]}
-            for split, some in parts.items():
-                divided[split] += [replace(record, split=split) for record in some]
-        for part in divided.values():
-            yield from part
+            usable = _read(folder, table, images_at, problems)
+            random.Random(0).shuffle(usable)
+            size = len(usable) // 10
+            pieces = {"val": usable[:size], "test": usable[size : 2 * size], "train": usable[2 * size :]}
+            for split, piece in pieces.items():
+                divided[split] += [replace(record, split=split) for record in piece]
+        for split_records in divided.values():
+            yield from split_records
 
     return Source(folder, SCHEMA, tables, records, images, on_bad_row, square=pad_to_square)
 
 
 def _read(root: Path, table: Path, images_at: str, problems: Problems) -> list[Record]:
     """Return the usable images of a table, sorted by name, without a split."""
-    there = {path.name for path in (root / images_at).iterdir()}
-    found = []
+    image_names = {path.name for path in (root / images_at).iterdir()}
+    records = []
     for line, row in read_csv(table, ("ImageID", EXCLUDED, *CONCEPTS), problems):
         where = f"{table.name} line {line}"
-        values, wrong = _MARKS.read(row)
+        values, faults = _MARKS.read(row)
         if row[EXCLUDED] not in ("0", "1"):
-            wrong.append(f"'{EXCLUDED}' is '{row[EXCLUDED]}', expected one of: 1, 0")
-        for what in wrong:
-            problems.add(where, what)
+            faults.append(f"'{EXCLUDED}' is '{row[EXCLUDED]}', expected one of: 1, 0")
+        for fault in faults:
+            problems.add(where, fault)
         present = ", ".join(name for name in values if values[name] == "1")
-        if wrong:
+        if faults:
             continue
         if row[EXCLUDED] == "1":
             problems.left_out[f"marked '{EXCLUDED}'"] += 1
-        elif row["ImageID"] not in there:
+        elif row["ImageID"] not in image_names:
             problems.left_out["no image file"] += 1
         elif not present:
             problems.left_out["no concept present"] += 1
@@ -114,5 +114,6 @@ def _read(root: Path, table: Path, images_at: str, problems: Problems) -> list[R
             name = f"{images_at}/{row['ImageID']}"
             image = find_image(root, name, where, problems)
             if image:
-                found.append(Record(name, "", image, where, {**values, COMBINATION: present}))
-    return sorted(found, key=lambda record: record.id)
+                values[COMBINATION] = present
+                records.append(Record(id=name, split="", image=image, where=where, values=values))
+    return sorted(records, key=lambda record: record.id)

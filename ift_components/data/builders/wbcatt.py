@@ -66,11 +66,11 @@ def wbcatt(root: str, *, images: ImageStore = "embed", on_bad_row: OnBadRow = "e
         for split, table in zip(("train", "val", "test"), tables, strict=True):
             for line, row in read_csv(table, ("path", *SCHEMA.columns), problems):
                 where = f"{table.name} line {line}"
-                values, wrong = SCHEMA.read(row)
-                for what in wrong:
-                    problems.add(where, what)
+                values, faults = SCHEMA.read(row)
+                for fault in faults:
+                    problems.add(where, fault)
                 image = find_image(folder, row["path"], where, problems)
-                if image and not wrong:
-                    yield Record(row["path"], split, image, where, values)
+                if image and not faults:
+                    yield Record(id=row["path"], split=split, image=image, where=where, values=values)
 
     return Source(folder, SCHEMA, tables, records, images, on_bad_row)

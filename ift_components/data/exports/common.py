@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ift_components.data.parts import part_rows
+import pyarrow.parquet as pq
+
+from ift_components.data.prepared import upgraded
 from ift_components.errors import DataError
 
 
@@ -36,15 +38,15 @@ class Job:
         """Return the splits that have `reports` or `questions`."""
         return [split for split, count in self.manifest["counts"][kind].items() if count]
 
-    def question_splits(self) -> list[str]:
-        """Return the splits that have questions.
+    def choice_splits(self) -> list[str]:
+        """Return the splits that have multiple-choice questions.
 
         Raises:
             DataError: if there are none.
         """
-        splits = self.filled("questions")
+        splits = [split for split in self.filled("questions") if any(choices(self.folder, split))]
         if not splits:
-            raise DataError("the prepared folder has no questions to export")
+            raise DataError("the prepared folder has no multiple-choice questions to export")
         return splits
 
 
@@ -54,7 +56,15 @@ HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 def stored_rows(folder: Path, kind: str, split: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a prepared folder's `reports` or `questions`, a row group in memory at a time."""
-    yield from part_rows(folder / kind / f"{split}.parquet")
+    with pq.ParquetFile(folder / kind / f"{split}.parquet") as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            yield from (upgraded(table) if kind == "questions" else table).to_pylist()
+
+
+def choices(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the multiple-choice questions of a split; the others have no place in the formats that call this."""
+    return (row for row in stored_rows(folder, "questions", split) if row["kind"] == "choice")
 
 
 def image_bytes(image: Mapping[str, Any]) -> bytes:

@@ -38,7 +38,10 @@ def _card(job: Job) -> str:
     for kind, counts in job.manifest["counts"].items():
         lines.append(f"| {kind} | " + " | ".join(str(counts.get(split, 0)) for split in HUB_SPLITS) + " |")
     lines += ["", "`reports`: id, image, report, attributes (name and source value), group (patient, if known).", ""]
-    lines += ["`questions`: id, image_id, image, attribute, question, options, answer (index of the right option).", ""]
+    lines += [
+        "`questions`: id, image_id, image, attribute, question, kind (choice, closed or open), answer_text, and for a"
+    ]
+    lines += ["choice options and answer (index of the right option).", ""]
     lines += ["Checks at build time:", ""]
     lines += [f"- {warning}" for warning in job.manifest["checks"]["warnings"]] or ["- nothing to warn of"]
     lines += ["", "The licence and the terms of use are those of the source dataset.", ""]

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import yaml
 
-from ift_components.data.exports.common import Job, image_bytes, stored_rows
+from ift_components.data.exports.common import Job, choices, image_bytes
 from ift_components.data.mcq import LETTERS
 
 _FEATURES = datasets.Features(
@@ -51,7 +51,7 @@ def export_lmms_eval(job: Job) -> None:
         split: datasets.Dataset.from_generator(
             _rows, _FEATURES, str(cache), gen_kwargs={"folder": job.folder, "split": split}
         )
-        for split in job.question_splits()
+        for split in job.choice_splits()
     }
     datasets.DatasetDict(loaded).save_to_disk(str(job.out / "data"))
     shutil.rmtree(cache)
@@ -62,7 +62,7 @@ def export_lmms_eval(job: Job) -> None:
 
 
 def _rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    for row in stored_rows(folder, "questions", split):
+    for row in choices(folder, split):
         shown = {key: row[key] for key in ("id", "image_id", "question", "options")}
         image = {"bytes": image_bytes(row["image"]), "path": None}
         yield {**shown, "image": image, "answer": LETTERS[row["answer"]], "category": row["attribute"]}

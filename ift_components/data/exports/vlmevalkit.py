@@ -4,7 +4,7 @@ import base64
 import csv
 from pathlib import Path
 
-from ift_components.data.exports.common import Job, image_bytes, stored_rows
+from ift_components.data.exports.common import Job, choices, image_bytes
 from ift_components.data.mcq import LETTERS
 from ift_components.errors import DataError
 
@@ -28,18 +28,18 @@ def export_vlmevalkit(job: Job) -> None:
         raise DataError(
             f"VLMEvalKit treats sets with {', '.join(SPECIAL)} in the name in other ways: rename '{job.name}'"
         )
-    for split in job.question_splits():
+    for split in job.choice_splits():
         _write(job.folder, split, job.out / f"{job.name}_{split}.tsv")
 
 
 def _write(folder: Path, split: str, path: Path) -> None:
-    widest = max(len(row["options"]) for row in stored_rows(folder, "questions", split))
+    widest = max(len(row["options"]) for row in choices(folder, split))
     letters = list(LETTERS[:widest])
     first: dict[str, int] = {}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["index", "image", "question", *letters, "answer", "category", "split"])
-        for index, row in enumerate(stored_rows(folder, "questions", split)):
+        for index, row in enumerate(choices(folder, split)):
             for text in row["options"]:
                 _check(text, row["id"])
             known = first.setdefault(row["image_id"], index)
