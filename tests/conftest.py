@@ -9,10 +9,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from shapes import write_shapes
 
 from ift_components.config import load_config
 from ift_components.distributed import World, distributed
-from ift_components.example import write_example
 from ift_components.training.settings import TrainSettings
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
@@ -60,7 +60,7 @@ def wbcatt_root() -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared folder of 80 drawn shapes (64 to train, 8 to validate, 8 to test), made by the data recipe."""
     root = tmp_path_factory.mktemp("shapes")
-    write_example(root, 80)
+    write_shapes(root, 80)
     out = root / "prepared"
     arguments = ["builder.table=shapes.csv", f"builder.root={root}", f"output_dir={out}"]
     run_tune("ift_data_recipe", "--config", "data_image_table.yaml", *arguments, cwd=root)
