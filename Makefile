@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 BIN := .venv/bin
 RUNS ?= runs/demo
+PROCESSES ?= auto
 
 .PHONY: setup test check lint types demo clean
 
@@ -15,12 +16,14 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+# One file's tests stay in one process, where they share what they set up.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: setup
 	$(BIN)/mypy

@@ -2,30 +2,47 @@
 
 import os
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from launching import launch, tune_command
+from shapes import write_shapes
 
 from ift_components.config import load_config
 from ift_components.distributed import World, distributed
-from ift_components.example import write_example
 from ift_components.training.settings import TrainSettings
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def run_tune(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `tune run ARGUMENTS` in a folder, as a user would."""
-    command = [str(Path(sys.executable).with_name("tune")), "run", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def run_tune(*arguments: str, cwd: Path, check: bool = True, real: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `tune run ARGUMENTS` in a folder, as a user would.
+
+    Args:
+        arguments: torchrun's `--nproc_per_node` and a number if there are several, the recipe and its arguments.
+        cwd: the folder.
+        check: whether a failure is an error.
+        real: start the command itself, which takes seconds to import everything, instead of a fork that has it imported.
+    """
+    if real:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            tune_command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+    else:
+        processes = 1
+        if arguments[0] == "--nproc_per_node":
+            processes, arguments = int(arguments[1]), arguments[2:]
+        with tempfile.TemporaryDirectory() as folder:
+            streams = Path(folder, "out"), Path(folder, "err")
+            result = launch(*arguments, cwd=cwd, streams=streams, processes=processes).wait()
     if check and result.returncode:
-        raise AssertionError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+        raise AssertionError(f"{' '.join(arguments)} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
     return result
 
 
@@ -60,7 +77,7 @@ def wbcatt_root() -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared folder of 80 drawn shapes (64 to train, 8 to validate, 8 to test), made by the data recipe."""
     root = tmp_path_factory.mktemp("shapes")
-    write_example(root, 80)
+    write_shapes(root, 80)
     out = root / "prepared"
     arguments = ["builder.table=shapes.csv", f"builder.root={root}", f"output_dir={out}"]
     run_tune("ift_data_recipe", "--config", "data_image_table.yaml", *arguments, cwd=root)

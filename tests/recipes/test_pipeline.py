@@ -2,11 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +9,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
 PROXY = "proxy_instruction.safetensors"
 
 
@@ -164,44 +158,3 @@ def test_an_output_folder_is_never_written_over(tune, prepared, warm):
     assert result.returncode == 2
     assert "already holds files" in result.stderr
     assert {path: path.read_bytes() for path in warm.iterdir()} == before
-
-
-def test_wheel_in_a_second_environment(prepared, tmp_path):
-    """A non-editable install: own modules and configs from the wheel, third-party packages from this environment."""
-    source = tmp_path / "source"  # a copy: building leaves files behind
-    for name in ("ift_components", "configs", "recipes"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
-    python = tmp_path / "env" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", str(source)]
-    subprocess.run(install, check=True, capture_output=True)
-    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
-    (site / "base.pth").write_text(
-        f"{Path(torch.__file__).parents[1]}\n"
-    )  # read for its packages, not for its .pth files
-    run = [python, "-c", "from torchtune._cli.tune import main; main()", "run", "ift_warmup_recipe", "--config"]
-    out = tmp_path / "out"
-    given = ["tiny_warmup.yaml", f"data={prepared}", f"output_dir={out}", "max_steps=1"]
-    subprocess.run([*run, *given], check=True, capture_output=True, cwd=tmp_path)
-    assert (out / PROXY).is_file()
-    unknown = subprocess.run([*run, "tiny.yaml"], check=False, capture_output=True, text=True, cwd=tmp_path)
-    assert unknown.returncode == 2
-    assert "neither a file nor a packaged config; packaged configs: " in unknown.stderr
-    assert "llama32v_ift.yaml" in unknown.stderr
-    where = subprocess.run(
-        [python, "-c", "import ift_components, ift_recipe; print(ift_components.__file__, ift_recipe.__file__)"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert all(path.startswith(str(site)) for path in where.stdout.split())
-
-
-def test_every_package_is_listed():
-    """The wheel's packages are listed by hand, because the configs lie outside of the package's folder."""
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("ift_components/**/__init__.py")}
-    assert listed == found | {"ift_components.configs"}

@@ -1,10 +1,5 @@
-"""Draws a small dataset to try things on: `python -m ift_components.example FOLDER [--count 400]`.
+"""Draws a small dataset for the tests: images of one shape each and a table, in the form that `image_table` reads."""
 
-FOLDER gets images of one shape each, and `shapes.csv` with a row an image: its shape, colour, size and whether it has a border.
-It has the form that the `image_table` builder reads, so it is also a pattern for a dataset of your own.
-"""
-
-import argparse
 import csv
 import math
 from pathlib import Path
@@ -45,7 +40,7 @@ def draw_shape(row: dict[str, str], generator: np.random.Generator) -> Image.Ima
     return image
 
 
-def write_example(folder: Path, count: int, seed: int = 0) -> Path:
+def write_shapes(folder: Path, count: int, seed: int = 0) -> Path:
     """Write `count` drawn images and their table.
 
     Args:
@@ -68,17 +63,3 @@ def write_example(folder: Path, count: int, seed: int = 0) -> Path:
             draw_shape(row, generator).save(folder / name)
             writer.writerow({"image": name, **row})
     return table
-
-
-def main() -> None:
-    """Draw the example dataset into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    print(f"{args.count} images described in {write_example(args.folder, args.count, args.seed)}")
-
-
-if __name__ == "__main__":
-    main()
