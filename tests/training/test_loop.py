@@ -25,7 +25,7 @@ def test_accumulation_equals_one_large_batch(train_config, world, make_trainer):
     (whole,) = next(epoch_batches(build_loader(cfg, world), 0, 1))
     parts = next(epoch_batches(build_loader(train_config("batch_size=2"), world), 0, 4))
     assert len({len(part.labels) for part in parts}) > 1
-    one, four = make_trainer(cfg, world), make_trainer(cfg, world)
+    one, four = make_trainer(cfg), make_trainer(cfg)
     a, b = one.step([whole]), four.step(parts)
     assert a["tokens"] == b["tokens"] == len(whole.labels)
     assert a["samples"] == b["samples"] == 8
@@ -54,7 +54,7 @@ def test_whole_gradient_is_clipped_together(train_config, world, make_trainer):
     cfg = train_config(
         "clip_grad_norm=0.01", "optimizer._component_=torch.optim.SGD", "proxy.lr=1.0", "optimizer.lr=1.0"
     )
-    made = make_trainer(cfg, world, UpdateRule.UPDATE)
+    made = make_trainer(cfg, UpdateRule.UPDATE)
     before = {part: [p.detach().clone() for p in group] for part, group in made.groups.items()}
     (batches,) = [next(epoch_batches(build_loader(cfg, world), 0, 1))]
     metrics = made.step(batches)
@@ -69,7 +69,7 @@ def test_whole_gradient_is_clipped_together(train_config, world, make_trainer):
 
 def test_bad_loss_stops_before_the_step(train_config, world, make_trainer):
     cfg = train_config()
-    made = make_trainer(cfg, world)
+    made = make_trainer(cfg)
     batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
     batches[0].images[0] = float("nan")
     before = [p.detach().clone() for p in made.module.parameters()]
@@ -79,7 +79,7 @@ def test_bad_loss_stops_before_the_step(train_config, world, make_trainer):
 
 
 def test_proxy_has_its_own_learning_rate(train_config, world, make_trainer):
-    made = make_trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"), world)
+    made = make_trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"))
     assert {g["name"]: g["lr"] for g in made.optimizer.param_groups} == {
         "proxy": 0.125,
         "encoder": 0.25,
@@ -88,7 +88,7 @@ def test_proxy_has_its_own_learning_rate(train_config, world, make_trainer):
 
 
 def test_bf16_keeps_fp32_masters_and_tracks_fp32(train_config, world, make_trainer):
-    full, half = make_trainer(train_config(), world), make_trainer(train_config("dtype=bf16"), world)
+    full, half = make_trainer(train_config()), make_trainer(train_config("dtype=bf16"))
     groups = half.optimizer.param_groups
     assert {p.dtype for group in groups for p in group["params"]} == {torch.float32}
     frozen = [p for p in half.module.parameters() if not p.requires_grad]
