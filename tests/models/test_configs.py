@@ -8,9 +8,12 @@ from ift_components.config import CONFIG_DIR, config_names, instantiate, load_co
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.pretraining import PretrainSettings
 from ift_components.models.build import build_model
-from ift_components.models.sharding import parameter_part, set_precision
-from ift_components.proxy import random_theta
+from ift_components.models.forward import ResponseLoss
+from ift_components.models.sharding import set_precision
+from ift_components.models.trainable import PARTS, apply_tuning, part_of
+from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.setup import build_optimizer, parameter_groups
 
 MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")]
 
@@ -18,6 +21,8 @@ MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")
 def load(name):
     raw = OmegaConf.load(CONFIG_DIR / name)
     blanks = [f"{key}=given" for key in missing_keys(raw)]
+    if name == "llama32v_ift.yaml":
+        blanks.append("proxy.path=given")
     settings = {"eval": EvalSettings, "pretrain": PretrainSettings}.get(name.rsplit("_", 1)[1].removesuffix(".yaml"))
     return load_config(name, blanks, settings or TrainSettings)
 
@@ -48,43 +53,43 @@ def test_components_build(name):
     cfg = load(name)
     model = build_model(cfg.model, meta=name.startswith("llama32v"))
     if name.startswith("tiny"):
-        instantiate(cfg.tokenizer, "tokenizer")
+        transform = instantiate(cfg.tokenizer, "tokenizer")
+        assert transform.transform_image.tile_size**2 == model.encoder.clip.patches_per_tile * 14**2
     if name.endswith(("_eval.yaml", "_pretrain.yaml")):
         return
-    check_settings(cfg, warm_up=name.endswith("_warmup.yaml"))
-    instantiate(cfg.optimizer, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
-    instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
-    width = model.decoder.output.in_features
-    assert random_theta(cfg.proxy.num_vectors, width, 0).shape == (8, width)
+    shuffle = instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
+    assert sorted(shuffle("a b, c, d e", (), (0, 0, 1)).split(", ")) == ["a b", "c", "d e"]
 
 
 @pytest.mark.parametrize("stage", ["warmup", "ift"])
-def test_11b_parameter_counts(stage):
+def test_11b_trains_the_papers_parts_at_the_papers_rate(stage):
+    """From the config alone to the optimizer's groups: parameter counts by part, precision, and who gets a gradient step."""
     cfg = load(f"llama32v_{stage}.yaml")
+    made = check_settings(cfg)
     model = build_model(cfg.model, meta=True)
-    if stage == "warmup":
-        model.requires_grad_(requires_grad=False)
+    apply_tuning(model, made.tuning)
     set_precision(model, torch.bfloat16)
-    counts = dict.fromkeys(("encoder", "fusion", "decoder"), 0)
-    trained = dict(counts)
+    counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        part = parameter_part(name)
-        counts[part] += parameter.numel()
-        trained[part] += parameter.numel() * parameter.requires_grad
+        counts[part_of(name)] += parameter.numel()
         assert parameter.dtype is (torch.float32 if parameter.requires_grad else torch.bfloat16)
     expected = expected_11b()
     assert counts == expected
     assert sum(counts.values()) == 10_629_184_035
-    assert trained == ({**expected, "decoder": 0} if stage == "ift" else dict.fromkeys(counts, 0))
-    assert sum(trained.values()) == (2_598_922_787 if stage == "ift" else 0)
-    assert cfg.proxy.num_vectors * model.decoder.output.in_features == 32_768  # what the warm-up trains
-
-
-def test_11b_uses_the_papers_settings():
-    cfg = load("llama32v_ift.yaml")
-    assert (cfg.proxy.num_vectors, cfg.proxy.momentum, cfg.epochs, cfg.clip_grad_norm) == (8, 0.999, 5, 1.0)
-    assert (cfg.optimizer["_component_"], cfg.optimizer["lr"], cfg.dtype) == ("torch.optim.AdamW", 2e-5, "bf16")
-    assert cfg.optimizer["fused"]
-    assert (cfg.batch_size, cfg.gradient_accumulation_steps, cfg.lr_scheduler) == (2, 1, None)
-    assert load("llama32v_warmup.yaml").epochs == 1
-    assert (load("llama32v_eval.yaml").max_new_tokens, load("llama32v_eval.yaml").scoring) == (50, "generate")
+    proxy = ProxyInstruction(random_theta(cfg.proxy.num_vectors, 4096, 0), made.rule, cfg.proxy.momentum)
+    groups = parameter_groups(ResponseLoss(model), proxy)
+    optimizer = build_optimizer(cfg, made.tuning, groups)
+    trained = {group["name"]: sum(p.numel() for p in group["params"]) for group in optimizer.param_groups}
+    tuned = {part: expected[part] for part in ("encoder", "fusion")} if stage == "ift" else {}
+    assert trained == {"proxy": 32_768, **tuned}
+    assert sum(tuned.values()) == (2_598_922_787 if stage == "ift" else 0)
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["lr"], group["weight_decay"], group["fused"]) for group in optimizer.param_groups} == {
+        (2e-5, 0.01, True)
+    }
+    assert (made.is_warm_up, made.rule) == (
+        (True, UpdateRule.UPDATE) if stage == "warmup" else (False, UpdateRule.TRACK)
+    )
+    assert proxy.has_momentum is not made.is_warm_up
+    assert proxy.decay == 0.999
+    assert cfg.batch_size * cfg.gradient_accumulation_steps == 2

@@ -9,6 +9,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ift_components.training.run import TrainingRun
+from ift_components.training.settings import check_settings
+
 PROXY = "proxy_instruction.safetensors"
 
 
@@ -97,29 +100,39 @@ def test_two_processes_repeat_one(tune, prepared, warm, tuned):
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_evaluation_before_and_after(tune, prepared, tuned):
-    folder = tuned.parent
-    accuracies = {}
+def test_evaluation_after_tuning_answers_as_the_reports_are_written(tune, prepared, tuned):
+    """The tuned model names the right values of reports it was tuned on far more often than the model before."""
+    scores = {}
     for name, more in {"before": [], "after": [f"checkpoint_dir={tuned / 'checkpoint'}"]}.items():
-        out = folder / f"eval_{name}"
-        given = [f"data={prepared}", f"output_dir={out}", *more]
-        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=folder)
+        out = tuned.parent / f"eval_{name}"
+        report = [f"report.proxy={tuned / 'checkpoint' / PROXY}", "report.max_new_tokens=40"]
+        given = [f"data={prepared}", f"output_dir={out}", *report, *more]
+        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=tuned.parent)
         results = json.loads((out / "results.json").read_text())
-        predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-        assert results["questions"] == len(predictions) == 32  # 8 images, 4 attributes
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        choices = [row for row in rows if row["task"] == "choice"]
+        assert results["questions"] == len(choices) == 32  # 8 images, 4 attributes
         assert set(results["attributes"]) == {"shape", "colour", "size", "border"}
-        right = sum(row["predicted"] == row["answer"] for row in predictions)
+        right = sum(row["predicted"] == row["answer"] for row in choices)
         assert results["accuracy"] == pytest.approx(right / 32, abs=1e-6)
-        accuracies[name] = [row["generated"] for row in predictions]
-    assert accuracies["before"] != accuracies["after"]
+        reports = [row for row in rows if row["task"] == "report"]
+        assert len(reports) == 8
+        words = [(set(row["reference"].split()), set(row["generated"].split())) for row in reports]
+        scores[name] = sum(len(wanted & written) / len(wanted) for wanted, written in words) / len(words)
+    assert scores["after"] > scores["before"] + 0.2
 
 
 @pytest.mark.parametrize("rule", ["restart", "fix", "update"])
-def test_other_rules_run(tune, prepared, warm, rule):
-    out = warm.parent / rule
-    fine_tune(tune, prepared, warm, out, f"proxy.rule={rule}", "max_steps=2", "save_every_epochs=1")
-    with safe_open(out / "checkpoint" / PROXY, "pt") as file:
+def test_other_rules_move_the_proxy_as_they_say(train_config, warm, world, rule, tmp_path):
+    cfg = train_config(f"proxy.path={warm / PROXY}", f"proxy.rule={rule}", "max_steps=2", "proxy.lr=1.0e-2")
+    TrainingRun(cfg, world, check_settings(cfg)).run()
+    path = tmp_path / "out" / "checkpoint" / PROXY
+    with safe_open(path, "pt") as file:
         assert (file.metadata()["rule"], file.metadata()["step"]) == (rule, "2")
+    before, after = (load_file(folder)["proxy_instruction"] for folder in (warm / PROXY, path))
+    moved = (after - before).abs().max().item()
+    # AdamW's first steps are as long as the learning rate: two whole ones, two thousandths of one, none.
+    assert moved == pytest.approx({"update": 2e-2, "restart": 2e-5, "fix": 0}[rule], rel=0.1)
 
 
 def test_text_instruction_needs_no_proxy(tune, prepared, warm):
