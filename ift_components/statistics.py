@@ -1,6 +1,6 @@
 """Uncertainty of accuracies: intervals and paired tests that respect that questions about one image are not independent."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,21 @@ _ZERO = 1e-12  # replicates are sums of fractions: what is zero may come out as 
 _HALF = 0.5
 
 Floats = NDArray[np.float64]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean; 0 of nothing."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0
+
+
+def rounded(value: Any, digits: int = 8) -> Any:
+    """Return plain data with its floats rounded to so many significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _cluster_sums(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[Floats, Floats]:

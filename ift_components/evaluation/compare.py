@@ -10,12 +10,15 @@ from typing import Any
 from ift_components.errors import DataError
 from ift_components.evaluation.charts import latex_rows, radar
 from ift_components.evaluation.instruction import retention
-from ift_components.evaluation.metrics import rounded, scores_by_question
+from ift_components.evaluation.metrics import scores_by_question
 from ift_components.evaluation.predictions import PREDICTIONS, read_lines
+from ift_components.evaluation.records import Prediction
+from ift_components.evaluation.scorers import ScoringContext
 from ift_components.evaluation.settings import EvalSettings
+from ift_components.evaluation.tasks import CHOICE, of_task, score_all
 from ift_components.files import require_new_folder, write_json, write_text
 from ift_components.pages import environment
-from ift_components.statistics import compare_paired, mean_sd
+from ift_components.statistics import compare_paired, mean_sd, rounded
 
 _ALL_PAIRS = 5  # with more runs, only those with the first are compared
 
@@ -27,12 +30,12 @@ class Run:
     Attributes:
         name: its folder's name, with its parent's where several are called alike.
         results: the content of results.json.
-        rows: the lines of predictions.jsonl on the main dataset's multiple-choice questions.
+        predictions: the scored answers to the main dataset's multiple-choice questions.
     """
 
     name: str
     results: dict[str, Any]
-    rows: list[dict[str, Any]]
+    predictions: list[Prediction]
 
     @property
     def method(self) -> str:
@@ -53,8 +56,8 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     """
     paths = [Path(folder).resolve() for folder in folders]
     if len(set(paths)) != len(paths) or len(paths) <= 1:
-        given = ", ".join(folders) or "none"
-        raise DataError(f"compare: give two or more different folders of finished evaluations, got {given}")
+        names = ", ".join(folders) or "none"
+        raise DataError(f"compare: give two or more different folders of finished evaluations, got {names}")
     alike = len({path.name for path in paths}) < len(paths)
     runs = []
     for path in paths:
@@ -63,13 +66,12 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
             raise DataError(f"compare: {path} is not a finished evaluation (no results.json); run it to its end")
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            rows = [
-                row for row in read_lines(path / PREDICTIONS)
-                if row["task"] == "choice" and row["dataset"] == results["dataset"]
-            ]  # fmt: skip
+            answers = [Prediction.from_line(row) for row in read_lines(path / PREDICTIONS)]
+            answers = of_task(answers, CHOICE, results["dataset"])
+            scored = score_all(answers, ScoringContext(results["parser"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"compare: {file} is damaged ({error!r}); evaluate again") from error
-        runs.append(Run("/".join(path.parts[-2:]) if alike else path.name, results, rows))
+        runs.append(Run("/".join(path.parts[-2:]) if alike else path.name, results, scored))
     return runs
 
 
@@ -88,38 +90,38 @@ def compare_runs(first: Run, second: Run, *, draws: int, seed: int) -> dict[str,
     Raises:
         DataError: if they share no question, or ask a shared one differently.
     """
-    a, b = scores_by_question(first.rows), scores_by_question(second.rows)
-    facts, others = ({row["id"]: row for row in run.rows} for run in (first, second))
+    a, b = scores_by_question(first.predictions), scores_by_question(second.predictions)
+    items, others = ({p.item.id: p.item for p in run.predictions} for run in (first, second))
     shared = [key for key in a if key in b]
     if not shared:
         raise DataError(f"compare: {first.name} and {second.name} have no question in common")
     for key in shared:
-        if (facts[key]["prompt"], facts[key]["answer"]) != (others[key]["prompt"], others[key]["answer"]):
+        if (items[key].prompt, items[key].answer) != (others[key].prompt, others[key].answer):
             raise DataError(f"compare: {first.name} and {second.name} ask question '{key}' differently")
 
     def paired(keys: Sequence[str]) -> dict[str, Any]:
-        images = [facts[key]["image_id"] for key in keys]
+        images = [items[key].image_id for key in keys]
         return compare_paired([a[k] for k in keys], [b[k] for k in keys], images, draws=draws, seed=seed).to_dict()
 
-    names = sorted({facts[key]["attribute"] for key in shared})
+    names = sorted({items[key].attribute for key in shared})
     return {
         "first": first.name,
         "second": second.name,
         "only_in_one": len(a) + len(b) - 2 * len(shared),
         **paired(shared),
-        "attributes": {name: paired([k for k in shared if facts[k]["attribute"] == name]) for name in names},
+        "attributes": {name: paired([k for k in shared if items[k].attribute == name]) for name in names},
     }
 
 
 def _methods(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return mean and spread over the runs of each method, by dataset."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    methods: dict[str, dict[str, dict[str, Any]]] = {}
     for method in dict.fromkeys(run.method for run in runs):
         for dataset in dict.fromkeys(run.results["dataset"] for run in runs if run.method == method):
             values = [r.results["accuracy"] for r in runs if (r.method, r.results["dataset"]) == (method, dataset)]
             average, sd = mean_sd(values)
-            found.setdefault(method, {})[dataset] = {"runs": len(values), "mean": average, "sd": sd}
-    return found
+            methods.setdefault(method, {})[dataset] = {"runs": len(values), "mean": average, "sd": sd}
+    return methods
 
 
 def _retention(first: Run, second: Run) -> dict[str, Any]:
@@ -162,24 +164,24 @@ def compare(cfg: EvalSettings) -> dict[str, Any]:
     runs = read_runs(cfg.compare or [])
     pairs = list(combinations(runs, 2)) if len(runs) <= _ALL_PAIRS else [(runs[0], run) for run in runs[1:]]
     compared = [compare_runs(a, b, draws=cfg.bootstrap, seed=cfg.seed) for a, b in pairs if a.benchmark == b.benchmark]
-    kept = {run.name: _retention(runs[0], run) for run in runs[1:]}
-    found: dict[str, Any] = rounded(
+    retained = {run.name: _retention(runs[0], run) for run in runs[1:]}
+    comparison: dict[str, Any] = rounded(
         {
             "runs": {run.name: _summary(run) for run in runs},
             "methods": _methods(runs),
             "pairs": compared,
-            "retention": {name: value for name, value in kept.items() if value},
+            "retention": {name: value for name, value in retained.items() if value},
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "comparison.json", found)
+    write_json(folder / "comparison.json", comparison)
     templates = environment("ift_components.evaluation")
-    values = {"c": found, "radars": _radars(runs), "first": runs[0].name}
+    values = {"c": comparison, "radars": _radars(runs), "first": runs[0].name}
     for name in ("comparison.html", "comparison.md"):
         write_text(folder / name, templates.get_template(name).render(values))
-    rows = {m: {d: (v["mean"], v["sd"]) for d, v in row.items()} for m, row in found["methods"].items()}
+    rows = {m: {d: (v["mean"], v["sd"]) for d, v in row.items()} for m, row in comparison["methods"].items()}
     write_text(folder / "table.tex", latex_rows(rows))
-    return found
+    return comparison
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -203,10 +205,10 @@ def _summary(run: Run) -> dict[str, Any]:
     }
 
 
-def comparison_table(found: Mapping[str, Any]) -> str:
+def comparison_table(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as text: one line a run, one line a pair."""
     lines = []
-    for name, run in found["runs"].items():
+    for name, run in comparison["runs"].items():
         low, high = run["interval"]
         lines.append(
             f"{name}: {run['dataset']} {run['split']}, accuracy {run['accuracy']:.3f} ({low:.3f} to {high:.3f})"
@@ -214,6 +216,6 @@ def comparison_table(found: Mapping[str, Any]) -> str:
     lines += [
         f"{pair['second']} - {pair['first']}: {pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f}), "
         f"p = {pair['p_bootstrap']:.3g} (bootstrap over images), {pair['p_mcnemar']:.3g} (McNemar)"
-        for pair in found["pairs"]
+        for pair in comparison["pairs"]
     ]
     return "\n".join(lines)

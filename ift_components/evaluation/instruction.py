@@ -1,17 +1,17 @@
-"""Does a tuned model still follow instructions? Four measures, each with its formula.
+"""Does a tuned model still follow instructions? Measures, each with its formula.
 
 A model tuned on reports alone can fail in two ways that accuracy does not show: it answers whatever it is asked in the report's
 format (image-dependence), or it uses what it learned only under the instruction it was trained with (instruction-dependence).
-The share of well-formed answers is in `metrics`, retention is a comparison of two runs.
+The share of well-formed answers and of those in report format are in `results`, retention is a comparison of two runs.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from ift_components.data.schema import Attribute, Schema
-from ift_components.evaluation.metrics import mean
+from ift_components.data.schema import Attribute
 from ift_components.evaluation.parsing import named_options
+from ift_components.evaluation.records import Prediction
+from ift_components.statistics import mean
 
 _TOKEN = re.compile(r"[\w-]+|[^\w\s]")
 
@@ -38,28 +38,15 @@ class ReportTemplate:
 
     def __init__(self, reports: Iterable[str], n: int = 3, threshold: float = 0.5, min_ngrams: int = 4) -> None:
         self.n, self.threshold, self.min_ngrams = n, threshold, min_ngrams
-        self._known = {ngram for report in reports for ngram in _ngrams(report, n)}
+        self._ngrams = {ngram for report in reports for ngram in _ngrams(report, n)}
 
     def overlap(self, text: str) -> float:
         """Return the share of the text's n-grams that occur in training reports; 0 if it has none."""
-        return mean(float(ngram in self._known) for ngram in _ngrams(text, self.n))
+        return mean(float(ngram in self._ngrams) for ngram in _ngrams(text, self.n))
 
     def matches(self, text: str) -> bool:
         """Return whether the text is in report format."""
         return len(_ngrams(text, self.n)) >= self.min_ngrams and self.overlap(text) >= self.threshold
-
-
-def image_dependence(answers: Sequence[str], template: ReportTemplate) -> float:
-    """Return the share of answers to non-report instructions that are in report format.
-
-    (1 / |A|) sum over a in A of [`template` matches a]; 0 is best, 1 means that the model describes the image whatever it
-    is asked.
-
-    Args:
-        answers: generated answers to questions.
-        template: the training reports'.
-    """
-    return mean(float(template.matches(answer)) for answer in answers)
 
 
 def _phrase(attribute: Attribute, option: str) -> str:
@@ -98,16 +85,24 @@ def read_out(report: str, options: Sequence[str], attribute: Attribute | None, s
         same = [index for index, option in enumerate(parts[1:]) if option == parts[0]]
         return same[0] if len(same) == 1 else None
     filled = [index for index, phrase in enumerate(phrases) if phrase]
-    found = named_options(report, [phrases[index] for index in filled])
-    if len(found) == 1:
-        return filled[found.pop()]
+    stated = named_options(report, [phrases[index] for index in filled])
+    if len(stated) == 1:
+        return filled[stated.pop()]
     silent = [index for index, phrase in enumerate(phrases) if not phrase]
-    return silent[0] if not found and len(silent) == 1 else None
+    return silent[0] if not stated and len(silent) == 1 else None
 
 
-def instruction_dependence(
-    rows: Sequence[Mapping[str, Any]], reports: Mapping[str, str], schema: Schema | None
-) -> dict[str, float | int]:
+def stating(reports: Mapping[str, str], phrases: Sequence[str]) -> dict[str, str]:
+    """Return reports by image; one that states none of the dataset's phrases is empty, so that nothing is read out of it.
+
+    Args:
+        reports: the reports by image.
+        phrases: all phrases of the dataset's reports; with none of them, reports stay as they are.
+    """
+    return {image: text if not phrases or named_options(text, phrases) else "" for image, text in reports.items()}
+
+
+def instruction_dependence(predictions: Sequence[Prediction]) -> dict[str, float | int] | None:
     """Compare what the model says under its training instruction with what it answers when asked.
 
     For the questions Q whose image has a generated report, with r(q) the option read out of the report and a(q) the
@@ -116,27 +111,19 @@ def instruction_dependence(
     trained with.
 
     Args:
-        rows: answers to multiple-choice questions.
-        reports: the report generated under the training instruction, by image id.
-        schema: the dataset's attributes, for their phrases; None takes the options' texts as the phrases.
+        predictions: scored answers to multiple-choice questions; None is returned if no image has a report.
     """
-    attributes = {attribute.name: attribute for attribute in schema.attributes} if schema else {}
-    separator = schema.separator if schema else ", "
-    asked = [row for row in rows if row["image_id"] in reports]
-    known = [a.in_report(value) for a in attributes.values() for value in a.values or ()]
-    known = [phrase for phrase in known if phrase]
-    told_by = {key: text if not known or named_options(text, known) else "" for key, text in reports.items()}
-    read = [
-        read_out(told_by[row["image_id"]], row["options"], attributes.get(row["attribute"]), separator) for row in asked
-    ]
-    told = mean(float(choice == row["answer"]) for choice, row in zip(read, asked, strict=True))
-    answered = mean(float(row["correct"]) for row in asked)
+    both = [p for p in predictions if "read_out_correct" in p.scores]
+    if not both:
+        return None
+    read = mean(float(bool(p.scores["read_out_correct"])) for p in both)
+    answered = mean(float(p.correct) for p in both)
     return {
-        "questions": len(asked),
-        "read_out_accuracy": told,
-        "read_out_unparsed": sum(choice is None for choice in read),
+        "questions": len(both),
+        "read_out_accuracy": read,
+        "read_out_unparsed": sum(p.scores["read_out"] is None for p in both),
         "question_accuracy": answered,
-        "gap": told - answered,
+        "gap": read - answered,
     }
 
 

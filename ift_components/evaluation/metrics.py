@@ -1,66 +1,56 @@
-"""Rates of multiple-choice answers: accuracy, its baselines and intervals, circular accuracy, consistency, confusion.
-
-A row is one answer: a mapping with `id`, `run`, `image_id`, `attribute`, `options` (their texts), `answer` (an index),
-`predicted` (the index the chosen parser read, or None), `correct`, and, where they were asked for, `generated`, `paper`,
-`strict` and `forced`.
-"""
+"""Rates of multiple-choice answers: accuracy, its baselines and intervals, circular accuracy, consistency, confusion."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ift_components.statistics import bootstrap_interval, mean_sd
+from ift_components.evaluation.parsing import PARSERS
+from ift_components.evaluation.records import Prediction
+from ift_components.statistics import bootstrap_interval, mean, mean_sd, rounded
 
-Row = Mapping[str, Any]
 UNPARSED = "unparsed"
 MAX_CONFUSION = 12  # a larger matrix cannot be read
 
 
-def mean(values: Iterable[float]) -> float:
-    """Return the mean; 0 of nothing."""
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else 0.0
-
-
-def _by(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
-    groups: dict[Any, list[Row]] = defaultdict(list)
+def _by(rows: Iterable[Prediction], key: Callable[[Prediction], Any]) -> dict[Any, list[Prediction]]:
+    groups: dict[Any, list[Prediction]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
     return dict(groups)
 
 
-def scores_by_question(rows: Sequence[Row]) -> dict[str, float]:
+def scores_by_question(rows: Sequence[Prediction]) -> dict[str, float]:
     """Return the share of right answers over the runs of each question, by its id."""
-    return {key: mean(float(row["correct"]) for row in group) for key, group in _by(rows, lambda r: r["id"]).items()}
+    return {key: mean(float(row.correct) for row in group) for key, group in _by(rows, lambda r: r.item.id).items()}
 
 
-def chance(rows: Sequence[Row]) -> float:
+def chance(rows: Sequence[Prediction]) -> float:
     """Return the accuracy of a uniform guess: the mean of 1 / number of options."""
-    return mean(1 / len(row["options"]) for row in rows)
+    return mean(1 / len(row.item.options) for row in rows)
 
 
-def majority(rows: Sequence[Row]) -> float:
+def majority(rows: Sequence[Prediction]) -> float:
     """Return the accuracy of always giving an attribute's most frequent answer text among these questions.
 
     It knows the answers of the questions it is measured on, so it is an upper bound of what ignoring the image can reach
     with one fixed text an attribute.
     """
     right = 0
-    for group in _by(rows, lambda r: r["attribute"]).values():
-        right += Counter(row["options"][row["answer"]] for row in group).most_common(1)[0][1]
+    for group in _by(rows, lambda r: r.item.attribute).values():
+        right += Counter(row.item.answer_text for row in group).most_common(1)[0][1]
     return right / len(rows)
 
 
-def circular_accuracy(rows: Sequence[Row]) -> float | None:
+def circular_accuracy(rows: Sequence[Prediction]) -> float | None:
     """Return the share of questions answered rightly in every rotation of their options; None without rotated questions.
 
     Source: MMBench's CircularEval (Liu et al. 2023).
     """
-    groups = _by((row for row in rows if row.get("circular_group")), lambda r: (r["circular_group"], r["run"]))
-    return mean(float(all(row["correct"] for row in group)) for group in groups.values()) if groups else None
+    groups = _by((row for row in rows if row.item.circular_group), lambda r: (r.item.circular_group, r.run))
+    return mean(float(all(row.correct for row in group)) for group in groups.values()) if groups else None
 
 
-def consistency(rows: Sequence[Row], differing: int = 3) -> dict[str, float | int]:
+def consistency(rows: Sequence[Prediction], differing: int = 3) -> dict[str, float | int]:
     """Score repeated runs of the same questions: three or more differing labels among the runs cost a point.
 
     For a question with labels l_1 ... l_n over n runs (n is 5 in the source; an unparsed answer is a label of its own):
@@ -77,10 +67,10 @@ def consistency(rows: Sequence[Row], differing: int = 3) -> dict[str, float | in
         differing: number of different labels that costs the point.
     """
     right, docked = [], []
-    for group in _by(rows, lambda r: r["id"]).values():
-        labels = Counter(row["predicted"] for row in group).most_common()
+    for group in _by(rows, lambda r: r.item.id).values():
+        labels = Counter(row.predicted for row in group).most_common()
         tied = len(labels) > 1 and labels[0][1] == labels[1][1]
-        right.append(labels[0][0] == group[0]["answer"] and not tied)
+        right.append(labels[0][0] == group[0].item.answer and not tied)
         docked.append(len(labels) >= differing)
     pairs = list(zip(right, docked, strict=True))
     return {
@@ -93,50 +83,50 @@ def consistency(rows: Sequence[Row], differing: int = 3) -> dict[str, float | in
     }
 
 
-def confusion(rows: Sequence[Row]) -> dict[str, Any] | None:
+def confusion(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     """Return counts of answers by right text (rows) and given text (columns, `unparsed` last).
 
     None where the options have more than `MAX_CONFUSION` different texts.
     """
-    labels = list(dict.fromkeys(text for row in rows for text in sorted(row["options"])))
+    labels = list(dict.fromkeys(text for row in rows for text in sorted(row.item.options)))
     if len(labels) > MAX_CONFUSION:
         return None
     columns = [*labels, UNPARSED]
     counts = [[0] * len(columns) for _ in labels]
     for row in rows:
-        given = UNPARSED if row["predicted"] is None else row["options"][row["predicted"]]
-        counts[labels.index(row["options"][row["answer"]])][columns.index(given)] += 1
+        answered = UNPARSED if row.predicted is None else row.item.options[row.predicted]
+        counts[labels.index(row.item.answer_text)][columns.index(answered)] += 1
     return {"labels": labels, "columns": columns, "counts": counts}
 
 
-def _rates(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
-    scores = [float(row["correct"]) for row in rows]
-    clusters = [row["image_id"] for row in rows]
+def _rates(rows: Sequence[Prediction], draws: int, seed: int) -> dict[str, Any]:
+    scores = [float(row.correct) for row in rows]
+    clusters = [row.item.image_id for row in rows]
     low, high = bootstrap_interval(scores, clusters, draws=draws, seed=seed)
-    generated = "generated" in rows[0]
+    generated = any(row.generated is not None for row in rows)
     rates: dict[str, Any] = {
-        "questions": len({row["id"] for row in rows}),
+        "questions": len({row.item.id for row in rows}),
         "images": len(set(clusters)),
         "chance": chance(rows),
         "majority": majority(rows),
         "accuracy": mean(scores),
         "interval": [low, high],
-        "unparsed": sum(row["predicted"] is None for row in rows),
-        "well_formed": mean(float(row["paper"] is not None) for row in rows) if generated else None,
+        "unparsed": sum(row.predicted is None for row in rows),
+        "well_formed": mean(float(row.scores.get("paper") is not None) for row in rows) if generated else None,
     }
     if generated:
         rates["parsers"] = {
             name: {
-                "accuracy": mean(float(row[name] == row["answer"]) for row in rows),
-                "unparsed": sum(row[name] is None for row in rows),
+                "accuracy": mean(float(row.scores.get(name) == row.item.answer) for row in rows),
+                "unparsed": sum(row.scores.get(name) is None for row in rows),
             }
-            for name in ("paper", "strict")
+            for name in PARSERS
         }
-    if "forced" in rows[0]:
-        rates["forced_accuracy"] = mean(float(row["forced"] == row["answer"]) for row in rows)
-    runs = _by(rows, lambda r: r["run"])
+    if any(row.forced is not None for row in rows):
+        rates["forced_accuracy"] = mean(float(row.forced == row.item.answer) for row in rows)
+    runs = _by(rows, lambda r: r.run)
     if len(runs) > 1:
-        accuracies = [mean(float(row["correct"]) for row in group) for group in runs.values()]
+        accuracies = [mean(float(row.correct) for row in group) for group in runs.values()]
         average, sd = mean_sd(accuracies)
         rates["runs"] = {"accuracies": accuracies, "mean": average, "sd": sd, "consistency": consistency(rows)}
     circular = circular_accuracy(rows)
@@ -145,16 +135,7 @@ def _rates(rows: Sequence[Row], draws: int, seed: int) -> dict[str, Any]:
     return rates
 
 
-def rounded(value: Any, digits: int = 8) -> Any:
-    """Return plain data with its floats rounded to so many significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
-    if isinstance(value, Mapping):
-        return {key: rounded(item, digits) for key, item in value.items()}
-    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
-
-
-def summarise(rows: Sequence[Row], *, draws: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def summarise(rows: Sequence[Prediction], *, draws: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Return the rates over all questions and for each attribute.
 
     `accuracy` is the share of answers whose reading is right (an unparsed answer is wrong) and `interval` its 95 %
@@ -169,7 +150,7 @@ def summarise(rows: Sequence[Row], *, draws: int = 10_000, seed: int = 0) -> dic
         seed: their seed.
     """
     attributes = {}
-    for name, group in sorted(_by(rows, lambda r: r["attribute"]).items()):
+    for name, group in sorted(_by(rows, lambda r: r.item.attribute).items()):
         attributes[name] = _rates(group, draws, seed)
         matrix = confusion(group)
         if matrix is not None:

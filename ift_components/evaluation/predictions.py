@@ -1,23 +1,18 @@
 """predictions.jsonl: one line an answer, appended as it is given, so that a killed run goes on where it stopped."""
 
-import fcntl
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from ift_components.errors import UserError
-from ift_components.evaluation.predictors.base import Work
+from ift_components.evaluation.records import Key, Prediction, line_key
 from ift_components.files import require_new_folder, write_json, write_text
 
 RUN_FILE = "run.json"
 PREDICTIONS = "predictions.jsonl"
-Key = tuple[str, str, str, int]
-
-
-def key_of(row: dict[str, Any]) -> Key:
-    """Return what tells a line from all others: task, dataset, id and run."""
-    return row["task"], row["dataset"], row["id"], row["run"]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -32,10 +27,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
-            key_of(row)
+            Prediction.from_line(row)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: line {number} is damaged ({error}); remove that line to have it answered again, "
+                f"{path}: line {number} is damaged ({error!r}); remove that line to have it answered again, "
                 "or give another output_dir"
             ) from error
         rows.append(row)
@@ -51,85 +46,113 @@ class RunFolder:
     Args:
         path: the folder; new, empty, or that of an evaluation with the same fingerprint that was stopped.
         fingerprint: everything that decides the answers; a folder made with another one is refused.
-
-    Raises:
-        UserError: if the folder holds something else, or another evaluator is writing to it.
     """
 
     def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
         self.path = path
         self._fingerprint = json.loads(json.dumps(fingerprint))
-        self._lock: TextIO | None = None
-        if (path / RUN_FILE).is_file():
+        self._lock = FileLock(path / ".lock", timeout=0)
+        self._answers = 0
+
+    def claim(self) -> None:
+        """Check that the folder is free for this evaluation; one that exists is locked, and nothing is written yet.
+
+        Raises:
+            UserError: if the folder holds something else, or another evaluator is writing to it.
+        """
+        if (self.path / RUN_FILE).is_file():
             self._take_lock()
             self._check_same()
         else:
-            require_new_folder(path)
+            require_new_folder(self.path)
 
     def _take_lock(self) -> None:
-        lock = (self.path / ".lock").open("a", encoding="utf-8")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise UserError(
                 f"output_dir: another evaluation is writing to {self.path}; wait for it, or give another folder"
             ) from error
-        self._lock = lock
 
     def _check_same(self) -> None:
         try:
-            found = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))["fingerprint"]
+            earlier = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"output_dir: {self.path / RUN_FILE} is damaged ({error!r}); give another folder"
             ) from error
         ours = self._fingerprint
-        differing = sorted(key for key in found.keys() | ours.keys() if found.get(key) != ours.get(key))
+        differing = sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key))
         if differing:
             key = differing[0]
             raise UserError(
                 f"output_dir: {self.path} already holds files of another evaluation, which differs in {', '.join(differing)} "
-                f"({key} was {found.get(key)!r}, now {ours.get(key)!r}); give another folder"
+                f"({key} was {earlier.get(key)!r}, now {ours.get(key)!r}); give another folder"
             )
 
-    def open(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """Create the folder, or go on in it; return the answers that are there already.
+    def open(self, run: dict[str, Any]) -> None:
+        """Create the folder, or go on in it, and gather the lines of all processes.
 
         Args:
             run: what to note in run.json beside the fingerprint.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._lock is None:
+        if not self._lock.is_locked:
             self._take_lock()
             write_json(self.path / RUN_FILE, {**run, "fingerprint": self._fingerprint})
-        return self.merge()
+        self._gather()
+        self._answers = self._count()
 
-    def merge(self, order: Sequence[Work] | None = None) -> list[dict[str, Any]]:
-        """Gather the lines of all processes in predictions.jsonl and return them.
-
-        Args:
-            order: the order of the lines; None keeps the one they are in.
-        """
+    def _gather(self) -> dict[Key, dict[str, Any]]:
+        """Move the lines of all processes into predictions.jsonl and return them; of two with one key, the later counts."""
         main = self.path / PREDICTIONS
-        parts = sorted(self.path.glob("predictions.rank*.jsonl"))
+        shares = sorted(self.path.glob("predictions.rank*.jsonl"))
         rows: dict[Key, dict[str, Any]] = {}
-        for path in ([main] if main.exists() else []) + parts:
-            rows |= {key_of(row): row for row in read_lines(path)}
-        if order is not None:
-            keys = [(*work.item.key, work.run) for work in order]
-            rows = {key: rows[key] for key in keys if key in rows}
-        if parts or order is not None:
-            write_text(main, "".join(_line(row) for row in rows.values()))
-            for path in parts:
+        for path in ([main] if main.exists() else []) + shares:
+            rows |= {line_key(row): row for row in read_lines(path)}
+        if shares:
+            write_text(main, "".join(map(_line, rows.values())))
+            for path in shares:
                 path.unlink()
-        return list(rows.values())
+        return rows
+
+    def lines(self) -> dict[Key, dict[str, Any]]:
+        """Return all lines that are there by what they answer, after gathering them from all processes."""
+        return self._gather()
+
+    def rewrite(self, predictions: Sequence[Prediction]) -> None:
+        """Replace predictions.jsonl by these, scores and all."""
+        write_text(self.path / PREDICTIONS, "".join(_line(prediction.line()) for prediction in predictions))
+
+    def _run(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
+        return content
+
+    def note_session(self, seconds: float) -> None:
+        """Add to run.json how many answers came since `open`, and in how many seconds by the clock."""
+        answers = self._count() - self._answers
+        if answers > 0:
+            run = self._run()
+            run.setdefault("sessions", []).append({"answers": answers, "seconds": round(seconds, 3)})
+            write_json(self.path / RUN_FILE, run)
+
+    def _count(self) -> int:
+        """Return the number of lines of all processes; their files may still be written to."""
+        return sum(path.read_bytes().count(b"\n") for path in self.path.glob("predictions*.jsonl"))
+
+    def speed(self) -> dict[str, float | None]:
+        """Return the seconds of all sessions by the clock, and the answers given in one of them."""
+        sessions = self._run().get("sessions", [])
+        seconds = sum(session["seconds"] for session in sessions)
+        answers = sum(session["answers"] for session in sessions)
+        return {
+            "wall_seconds": round(seconds, 2),
+            "answers_per_second": round(answers / seconds, 3) if seconds else None,
+        }
 
     def close(self) -> None:
         """Let other evaluators in."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
 
 class LineWriter:
@@ -144,9 +167,9 @@ class LineWriter:
         name = PREDICTIONS if rank == 0 else f"predictions.rank{rank}.jsonl"
         self._file = (folder / name).open("a", encoding="utf-8")
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, prediction: Prediction) -> None:
         """Append one answer."""
-        self._file.write(_line(row))
+        self._file.write(_line(prediction.line()))
         self._file.flush()
 
     def __enter__(self) -> Self:
@@ -160,8 +183,3 @@ def _line(row: dict[str, Any]) -> str:
     # Lone surrogates, which a byte-level tokenizer can produce, are escaped: the file is always valid UTF-8.
     text = json.dumps(row, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
-
-
-def done_keys(rows: Iterable[dict[str, Any]]) -> set[Key]:
-    """Return the keys of answers that need not be given again."""
-    return {key_of(row) for row in rows}

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from ift_components.evaluation.charts import latex_rows, radar, shades
-from ift_components.evaluation.items import Item
 from ift_components.evaluation.questions import letters
+from ift_components.evaluation.records import Prediction
+from ift_components.evaluation.tasks import CHOICE, of_task
 from ift_components.files import write_text
 from ift_components.pages import data_url, environment
 
@@ -17,42 +18,31 @@ _WRONG = 30
 _THUMBNAIL = 180  # pixels
 
 
-def wrong_answers(
-    rows: Sequence[Mapping[str, Any]], items: Sequence[Item], dataset: str, count: int = _WRONG
-) -> list[dict[str, Any]]:
+def wrong_answers(predictions: Sequence[Prediction], dataset: str, count: int = _WRONG) -> list[dict[str, Any]]:
     """Return wrong answers of the first run with their images, drawn with a fixed seed.
 
     Args:
-        rows: the lines of predictions.jsonl.
-        items: what was asked.
+        predictions: the scored answers.
         dataset: the main dataset.
         count: how many at most.
     """
-    wrong = [
-        row for row in rows
-        if row["task"] == "choice" and row["dataset"] == dataset and row["run"] == 0 and not row["correct"]
-    ]  # fmt: skip
-    drawn = random.Random(0).sample(wrong, min(count, len(wrong)))
-    by_key = {item.key: item for item in items}
-    shown = []
-    for row in drawn:
-        options, given = row["options"], row["predicted"]
-        item = by_key[row["task"], row["dataset"], row["id"]]
-        names = letters(len(options))
-        shown.append(
-            {
-                "id": row["id"],
-                "image": data_url(item.picture(), _THUMBNAIL),
-                "question": row["prompt"].splitlines()[0],
-                "options": [
-                    {"letter": name, "text": text, "right": index == row["answer"], "given": index == given}
-                    for index, (name, text) in enumerate(zip(names, options, strict=True))
-                ],
-                "unparsed": given is None,
-                "generated": row.get("generated"),
-            }
-        )
-    return shown
+    wrong = [p for p in of_task(predictions, CHOICE, dataset) if p.run == 0 and not p.correct]
+    return [_shown(p) for p in random.Random(0).sample(wrong, min(count, len(wrong)))]
+
+
+def _shown(prediction: Prediction) -> dict[str, Any]:
+    item, predicted = prediction.item, prediction.predicted
+    return {
+        "id": item.id,
+        "image": data_url(item.picture(), _THUMBNAIL),
+        "question": item.prompt.splitlines()[0],
+        "options": [
+            {"letter": name, "text": text, "right": index == item.answer, "given": index == predicted}
+            for index, (name, text) in enumerate(zip(letters(len(item.options)), item.options, strict=True))
+        ],
+        "unparsed": predicted is None,
+        "generated": prediction.generated,
+    }
 
 
 def _matrices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -63,16 +53,13 @@ def _matrices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def write_pages(
-    folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], items: Sequence[Item]
-) -> None:
+def write_pages(folder: Path, results: Mapping[str, Any], predictions: Sequence[Prediction]) -> None:
     """Write report.html, report.md and table.tex into a run's folder.
 
     Args:
         folder: the folder.
         results: the content of results.json.
-        rows: the lines of predictions.jsonl.
-        items: what was asked, for the images.
+        predictions: the scored answers, with their pictures.
     """
     attributes = results["attributes"]
     label = results["label"] or folder.resolve().name
@@ -85,7 +72,7 @@ def write_pages(
         "label": label,
         "radar": chart,
         "matrices": _matrices(results),
-        "wrong": wrong_answers(rows, items, results["dataset"]),
+        "wrong": wrong_answers(predictions, results["dataset"]),
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     }
     templates = environment("ift_components.evaluation")

@@ -1,64 +1,82 @@
 """results.json: everything that the answers of one evaluation say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
-from ift_components.evaluation.instruction import ReportTemplate, image_dependence, instruction_dependence
-from ift_components.evaluation.metrics import Row, rounded, summarise
+from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence
+from ift_components.evaluation.metrics import summarise
+from ift_components.evaluation.records import Prediction
+from ift_components.evaluation.scorers import ScoringContext
 from ift_components.evaluation.settings import EvalSettings
+from ift_components.evaluation.tasks import CHOICE, FREE, REPORT, of_task
 from ift_components.evaluation.text_metrics import summarise_texts
+from ift_components.statistics import mean, rounded
 
 
-def _instruction_following(rows: Sequence[Row], choices: Sequence[Row], data: str) -> dict[str, Any]:
-    """Return the measures of `instruction`, those that the answers allow."""
+def scoring_context(predictions: Sequence[Prediction], data: str | Path, parser: str) -> ScoringContext:
+    """Return what the scorers of an evaluation need: the training reports' form, the generated reports, the schema.
+
+    Args:
+        predictions: the answers, scored or not.
+        data: the main dataset's prepared folder.
+        parser: name of the parser that decides.
+    """
     manifest = read_manifest(data)
-    found: dict[str, Any] = {}
-    answers = [row["generated"] for row in rows if row["task"] != "report" and "generated" in row]
-    if answers:
-        found["well_formed"] = sum(row.get("paper") is not None for row in choices) / len(choices)
-    if answers and manifest["counts"]["reports"].get("train"):
+    template = None
+    if manifest["counts"]["reports"].get("train"):
         template = ReportTemplate(load_reports(data, "train").select_columns(["report"])["report"])
-        found["image_dependence"] = image_dependence(answers, template)
-    reports = {row["image_id"]: row["generated"] for row in rows if row["task"] == "report"}
-    if reports:
-        schema = Schema.from_dict(manifest["schema"]) if manifest.get("schema") else None
-        found["instruction_dependence"] = instruction_dependence(choices, reports, schema)
-    return found
+    reports = {p.item.image_id: p.generated or "" for p in of_task(predictions, REPORT)}
+    schema = Schema.from_dict(manifest["schema"]) if manifest.get("schema") else None
+    return ScoringContext(parser, template, reports, schema)
 
 
-def gather_results(rows: Sequence[Row], cfg: EvalSettings, dataset: str) -> dict[str, Any]:
+def _instruction_following(predictions: Sequence[Prediction], choices: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the measures of `instruction`, those that the answers allow."""
+    measures: dict[str, Any] = {}
+    if any(p.generated is not None for p in choices):
+        measures["well_formed"] = mean(float(p.scores.get("paper") is not None) for p in choices)
+    judged = [bool(p.scores["report_format"]) for p in predictions if "report_format" in p.scores]
+    if judged:
+        measures["image_dependence"] = mean(map(float, judged))
+    dependence = instruction_dependence(choices)
+    if dependence is not None:
+        measures["instruction_dependence"] = dependence
+    return measures
+
+
+def _texts_by_set(predictions: Sequence[Prediction], summary: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    result = summary(predictions)
+    names = sorted({p.item.dataset for p in predictions})
+    if len(names) > 1:
+        result["sets"] = {name: summary([p for p in predictions if p.item.dataset == name]) for name in names}
+    return result
+
+
+def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset: str) -> dict[str, Any]:
     """Return the results of the main dataset at the top level, and those of everything else under keys of their own.
 
     Args:
-        rows: the lines of predictions.jsonl.
+        predictions: the scored answers.
         cfg: the evaluation's config.
         dataset: name of the main dataset.
     """
-    choices = [row for row in rows if row["task"] == "choice" and row["dataset"] == dataset]
+    choices = of_task(predictions, CHOICE, dataset)
     settings = {"draws": cfg.bootstrap, "seed": cfg.seed}
     results: dict[str, Any] = {"label": cfg.label, "dataset": dataset, "split": cfg.split, "scoring": cfg.scoring}
     results |= {"parser": cfg.parser, **summarise(choices, **settings)}
-    results["instruction_following"] = rounded(_instruction_following(rows, choices, cfg.data))
-    unrelated = {}
-    for name in cfg.unrelated:
-        others = [row for row in rows if row["task"] == "choice" and row["dataset"] == name]
-        unrelated[str(name)] = summarise(others, **settings)
+    results["unanswered"] = sum(p.unanswered is not None for p in predictions)
+    results["instruction_following"] = rounded(_instruction_following(predictions, choices))
+    unrelated = {name: summarise(of_task(predictions, CHOICE, name), **settings) for name in cfg.unrelated}
     if unrelated:
         results["unrelated"] = unrelated
-    for task, name in (("free", "free"), ("report", "reports")):
-        texts = [row for row in rows if row["task"] == task]
+    for task, name in ((FREE, "free"), (REPORT, "reports")):
+        texts = of_task(predictions, task)
         if texts:
-            results[name] = summarise_texts(texts)
-            sets = sorted({row["dataset"] for row in texts})
-            if len(sets) > 1:
-                results[name]["sets"] = {
-                    one: summarise_texts([r for r in texts if r["dataset"] == one]) for one in sets
-                }
-    seconds = sum(row["seconds"] for row in rows)
-    results["seconds"] = round(seconds, 2)
-    results["answers_per_second"] = round(len(rows) / seconds, 3) if seconds else None
+            results[name] = _texts_by_set(texts, summarise_texts)
+    results["seconds"] = round(sum(p.seconds for p in predictions), 2)
     return results
 
 

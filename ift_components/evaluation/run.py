@@ -1,7 +1,9 @@
 """One evaluation from its config: items to predictions.jsonl to results.json and its pages."""
 
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,17 @@ import ift_components
 from ift_components.config import config_to_dict, instantiate
 from ift_components.data.prepared import read_manifest
 from ift_components.distributed import World
-from ift_components.errors import DataError
-from ift_components.evaluation.items import Item, choice_items, free_items, report_items
-from ift_components.evaluation.parsing import PARSERS
-from ift_components.evaluation.predictions import RUN_FILE, LineWriter, RunFolder, done_keys, read_lines
-from ift_components.evaluation.predictors.base import Answer, Predictor, Work
+from ift_components.errors import DataError, UserError
+from ift_components.evaluation.free_file import free_items
+from ift_components.evaluation.items import question_items, report_items
+from ift_components.evaluation.predictions import PREDICTIONS, RUN_FILE, LineWriter, RunFolder, read_lines
+from ift_components.evaluation.predictors.base import Predictor, Sampling, Work
 from ift_components.evaluation.predictors.own import OwnPredictor, checkpoint_hash
+from ift_components.evaluation.records import Item, Key, Prediction, line_key
 from ift_components.evaluation.report import write_pages
-from ift_components.evaluation.results import gather_results
+from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
-from ift_components.evaluation.text_metrics import closed_match, exact_match
+from ift_components.evaluation.tasks import TASKS, score_all
 from ift_components.files import sha256, write_json
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
@@ -32,7 +35,7 @@ from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.settings import parse_dtype
 
 # These decide how fast, where and how it is shown, not what is answered.
-_NO_MATTER = ("output_dir", "compare", "label", "batch_size", "device", "bootstrap")
+_NO_MATTER = ("output_dir", "compare", "label", "batch_size", "device", "bootstrap", "max_unanswered")
 
 
 def _read_proxy(path: Path, dim: int) -> Tensor:
@@ -56,43 +59,45 @@ def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | No
         instantiate(cfg.tokenizer, "tokenizer"),
         batch_size=cfg.batch_size,
         scoring=cfg.scoring,
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
-        seed=cfg.seed,
         proxy=proxy,
         identity=identity,
     )
 
 
-def dataset_name(folder: str, given: str | None = None) -> str:
-    """Return what a prepared folder's dataset is called: as given, or else by its builder."""
-    return given or str(read_manifest(folder)["builder"]["name"])
+def dataset_name(folder: str, name: str | None = None) -> str:
+    """Return what a prepared folder's dataset is called: by `name`, or else by its builder's."""
+    return name or str(read_manifest(folder)["builder"]["name"])
 
 
 def load_items(cfg: EvalSettings) -> list[Item]:
     """Return everything that is to be asked, checked.
 
     Args:
-        cfg: a config of `EvalSettings`.
+        cfg: the evaluation's config.
 
     Raises:
         DataError: if data is missing or wrong.
     """
     main = dataset_name(cfg.data, cfg.dataset)
     limits: dict[str, Any] = {"max_new_tokens": cfg.max_new_tokens, "limit": cfg.limit}
-    items = choice_items(Path(cfg.data), cfg.split, main, **limits)
+    items = question_items(Path(cfg.data), cfg.split, main, **limits)
     for name, folder in cfg.unrelated.items():
         if name == main:
             raise DataError(f"unrelated: '{name}' is the name of the main dataset; call it something else")
-        items += choice_items(Path(folder), cfg.split, str(name), **limits)
+        items += question_items(Path(folder), cfg.split, str(name), **limits)
     free, report = cfg.free, cfg.report
     if free.path is not None:
-        path, images = Path(free.path), Path(free.images)
-        items += free_items(path, images, path.stem, max_new_tokens=free.max_new_tokens, limit=cfg.limit)
+        items += free_items(
+            Path(free.path),
+            Path(free.images),
+            Path(free.path).stem,
+            max_new_tokens=free.max_new_tokens,
+            limit=cfg.limit,
+            languages=free.languages,
+        )
     if report.instruction or report.proxy:
-        told = report.instruction or ""
-        new = report.max_new_tokens
-        items += report_items(Path(cfg.data), cfg.split, main, told, max_new_tokens=new, limit=cfg.limit)
+        longest, instruction = report.max_new_tokens, report.instruction or ""
+        items += report_items(Path(cfg.data), cfg.split, main, instruction, max_new_tokens=longest, limit=cfg.limit)
     return items
 
 
@@ -111,156 +116,174 @@ def _data_hashes(cfg: EvalSettings) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    found = {"ift_components": ift_components.__version__, "python": platform.python_version()}
+    present = {"ift_components": ift_components.__version__, "python": platform.python_version()}
     for name in ("torch", "torchtune", "transformers", "sacrebleu", "rouge-score"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def prediction(work: Work, answer: Answer, parser: str) -> dict[str, Any]:
-    """Return the line of predictions.jsonl for an answer.
-
-    Args:
-        work: what was asked.
-        answer: what was given.
-        parser: `paper` or `strict`, the one that decides; both readings are noted.
-    """
-    item, text = work.item, answer.generated
-    row = {**item.facts(), "run": work.run}
-    if text is not None:
-        row["generated"] = text
-    if item.task == "choice":
-        if text is not None:
-            row |= {name: parse(text, item.options) for name, parse in PARSERS.items()}
-        if answer.forced is not None:
-            row["forced"] = answer.forced
-        row["predicted"] = answer.forced if text is None else row[parser]
-        row["correct"] = row["predicted"] == item.answer
-    elif item.task == "free" and text is not None:
-        match = closed_match if item.kind == "closed" else exact_match
-        row["correct"] = match(text, item.reference)
-    return {**row, "seconds": round(answer.seconds, 4)}
+        present[name] = "not installed"
+        with suppress(PackageNotFoundError):
+            present[name] = version(name)
+    return present
 
 
 class Evaluation:
     """The items of a config, what answers them, and the folder that the answers go to.
 
     Args:
-        cfg: a config of `EvalSettings`.
+        cfg: the evaluation's config.
         world: the processes; each answers the questions of its share of the images.
-
-    Raises:
-        UserError: for everything wrong with config, data, model or folder; nothing has been written then.
     """
 
     def __init__(self, cfg: EvalSettings, world: World) -> None:
-        check_settings(cfg)
-        draw_if_missing(cfg.data)
         self.cfg, self.world = cfg, world
         self.path = Path(cfg.output_dir)
-        self.items = load_items(cfg)
-        runs = {"choice": cfg.n_runs}
-        self.work = [Work(item, run) for item in self.items for run in range(runs.get(item.task, 1))]
-        self.data_hashes = _data_hashes(cfg)
-        self.predictor: Predictor | None = None
-        if cfg.predictor is not None:
-            self.predictor = instantiate(cfg.predictor, "predictor")
-            self.identity = self.predictor.describe()
-        else:
-            name = "own engine" if cfg.checkpoint_dir else "own engine, random weights"
-            self.identity = {"predictor": name, "sha256": checkpoint_hash(cfg.checkpoint_dir)}
-        self.folder: RunFolder | None = None
+        self.items: list[Item] = []
+        self._work: list[Work] = []
+        self._share: list[Work] = []
+        self._data_hashes: dict[str, str] = {}
+        self._identity: dict[str, str | None] = {}
+        self._predictor: Predictor | None = None
+        self._folder: RunFolder | None = None
+        self._unanswered = 0
+
+    def prepare(self) -> None:
+        """Load and check everything, and create or enter the folder: after this there are only answers to give.
+
+        Raises:
+            UserError: for everything wrong with config, data, model or folder; nothing has been written then.
+        """
+        check_settings(self.cfg)
+        draw_if_missing(self.cfg.data)
+        self.items = load_items(self.cfg)
+        runs = {name: self.cfg.n_runs if task.lettered else 1 for name, task in TASKS.items()}
+        self._work = [Work(item, run) for item in self.items for run in range(runs[item.task])]
+        self._data_hashes = _data_hashes(self.cfg)
+        self._identify()
         resumed = (self.path / RUN_FILE).is_file()
-        if world.is_main:
-            self.folder = RunFolder(self.path, self._fingerprint())
-        rows = self._open() if resumed else []
-        done = done_keys(rows)
-        left = [one for one in self.work if (*one.item.key, one.run) not in done]
-        self.mine = self._share(left)
-        self.done = len(self.work) - len(left)
-        if self.mine:
-            if self.predictor is None:
-                self.predictor = _own_predictor(cfg, world, self.identity)
-            self.predictor.check(list({one.item.key: one.item for one in self.mine}.values()))
+        if self.world.is_main:
+            self._folder = RunFolder(self.path, self._fingerprint())
+            self._folder.claim()
+        present = self._open() if resumed else {}
+        self._unanswered = sum("unanswered" in row for row in present.values())
+        missing = [work for work in self._work if (*work.item.key, work.run) not in present]
+        self._share = self._own_share(missing)
+        if self._share:
+            if self._predictor is None:
+                self._predictor = _own_predictor(self.cfg, self.world, self._identity)
+            self._predictor.check(list({work.item.key: work.item for work in self._share}.values()))
         if not resumed:
-            world.barrier()  # whoever finds something wrong stops before anything is written
+            self.world.barrier()  # whoever finds something wrong stops before anything is written
             self._open()
+
+    def _identify(self) -> None:
+        """Build a predictor of the user's choice, and note what identifies the one that answers."""
+        if self.cfg.predictor is not None:
+            self._predictor = instantiate(self.cfg.predictor, "predictor")
+            self._identity = self._predictor.describe()
+        else:
+            name = "own engine" if self.cfg.checkpoint_dir else "own engine, random weights"
+            self._identity = {"predictor": name, "sha256": checkpoint_hash(self.cfg.checkpoint_dir)}
 
     def _fingerprint(self) -> dict[str, Any]:
         decisive = {key: value for key, value in self._config().items() if key not in _NO_MATTER}
-        return {**decisive, "weights": self.identity, "data_sha256": self.data_hashes}
+        return {**decisive, "weights": self._identity, "data_sha256": self._data_hashes}
 
     def _config(self) -> dict[str, Any]:
         return config_to_dict(self.cfg)
 
-    def _open(self) -> list[dict[str, Any]]:
-        """Create or enter the folder; return the answers that are there."""
-        if self.folder is not None:
-            self.folder.open({"versions": versions(), "config": self._config()})
+    def _open(self) -> dict[Key, dict[str, Any]]:
+        """Create or enter the folder; return the answers that are there and need not be asked for again."""
+        if self._folder is not None:
+            self._folder.open({"versions": versions(), "config": self._config()})
         self.world.barrier()
-        path = self.path / "predictions.jsonl"
-        return read_lines(path) if path.is_file() else []
+        path = self.path / PREDICTIONS
+        rows = read_lines(path) if path.is_file() else []
+        return {line_key(row): row for row in rows if not row.get("passing")}
 
-    def _share(self, work: Sequence[Work]) -> list[Work]:
+    def _own_share(self, work: Sequence[Work]) -> list[Work]:
         """Return this process's share: all work on an image goes to one process."""
         images: dict[tuple[str, str], int] = {}
-        return [
-            one
-            for one in work
-            if images.setdefault((one.item.dataset, one.item.image_id), len(images)) % self.world.size
-            == self.world.rank
-        ]
+        numbers = [images.setdefault((w.item.dataset, w.item.image_id), len(images)) for w in work]
+        size, rank = self.world.size, self.world.rank
+        return [w for w, number in zip(work, numbers, strict=True) if number % size == rank]
 
     def run(self) -> dict[str, Any] | None:
         """Give every answer that is not there yet; on the main process, gather results and write the pages.
 
         Returns:
             The content of results.json; None on other processes.
+
+        Raises:
+            UserError: for everything wrong with config, data, model or folder, before anything is written; and if more
+                questions than `max_unanswered` get no answer.
         """
         try:
-            if self.mine:
-                self._answer_all()
-            self.world.barrier()
-            return None if self.folder is None else self._finish(self.folder)
+            self.prepare()
+            with self._timed():
+                if self._share:
+                    self._answer_all()
+                self.world.barrier()
+            return None if self._folder is None else self._finish(self._folder)
         finally:
-            if self.folder is not None:
-                self.folder.close()
+            if self._folder is not None:
+                self._folder.close()
 
-    def _finish(self, folder: RunFolder) -> dict[str, Any]:
-        """Gather the answers of all processes into results.json and the pages."""
-        rows = folder.merge(self.work)
-        if len(rows) < len(self.work):
-            raise DataError(
-                f"{self.path}: {len(self.work) - len(rows)} answers are missing; run the same command again"
-            )
-        results = gather_results(rows, self.cfg, dataset_name(self.cfg.data, self.cfg.dataset))
-        results |= {
-            "config": self._config(),
-            "weights": self.identity,
-            "data_sha256": self.data_hashes,
-            "versions": versions(),
-        }
-        write_json(self.path / "results.json", results)
-        write_pages(self.path, results, rows, self.items)
-        return results
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Note in run.json how many answers were given in how much time by the clock, also when it ends by an error."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._folder is not None:
+                self._folder.note_session(time.perf_counter() - begin)
 
     def _answer_all(self) -> None:
-        if self.predictor is None:
+        if self._predictor is None:
             raise RuntimeError("there is work but nothing to do it")
-        total = len(self.mine) + (self.done if self.world.size == 1 else 0)
+        cfg, alone = self.cfg, self.world.size == 1
+        total = len(self._work) if alone else len(self._share)
+        sampling = Sampling(cfg.temperature, cfg.top_p, cfg.seed)
         with (
             LineWriter(self.path, self.world.rank) as lines,
             tqdm(
                 total=total,
-                initial=total - len(self.mine),
+                initial=total - len(self._share),
                 desc="evaluation",
                 unit="answer",
                 disable=not self.world.is_main,
             ) as bar,
         ):
-            for one, answer in self.predictor.answer(self.mine):
-                lines.append(prediction(one, answer, self.cfg.parser))
+            for work, answer in self._predictor.answer(self._share, sampling):
+                if answer.unanswered is not None:
+                    self._count_unanswered(work, answer.unanswered)
+                lines.append(answer.to(work))
                 bar.update()
+
+    def _count_unanswered(self, work: Work, reason: str) -> None:
+        self._unanswered += 1
+        if self._unanswered > self.cfg.max_unanswered:
+            raise UserError(
+                f"max_unanswered: more than {self.cfg.max_unanswered} questions got no answer; the last, "
+                f"'{work.item.id}': {reason}. Answers so far are kept: run the same command again"
+            )
+
+    def _finish(self, folder: RunFolder) -> dict[str, Any]:
+        """Derive every verdict from the answers of all processes; write them, results.json and the pages."""
+        lines = folder.lines()
+        keys = [((*work.item.key, work.run), work.item) for work in self._work]
+        missing = sum(key not in lines for key, _ in keys)
+        if missing:
+            raise DataError(f"{self.path}: {missing} answers are missing; run the same command again")
+        predictions = [Prediction.from_line(lines[key], item) for key, item in keys]
+        predictions = score_all(predictions, scoring_context(predictions, self.cfg.data, self.cfg.parser))
+        folder.rewrite(predictions)
+        results = gather_results(predictions, self.cfg, dataset_name(self.cfg.data, self.cfg.dataset))
+        results |= folder.speed()
+        results |= {
+            "config": self._config(),
+            "weights": self._identity,
+            "data_sha256": self._data_hashes,
+            "versions": versions(),
+        }
+        write_json(self.path / "results.json", results)
+        write_pages(self.path, results, predictions)
+        return results

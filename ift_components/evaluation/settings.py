@@ -36,11 +36,13 @@ class FreeSettings:
         path: JSON or JSON lines, e.g. VQA-RAD's `testset.json` or SLAKE's `test.json`; null asks none.
         images: folder of their images.
         max_new_tokens: longest answer in tokens.
+        languages: values of `q_lang` that are asked, where questions have one (SLAKE's are `en` and `zh`).
     """
 
     path: str | None = None
     images: str = ""
     max_new_tokens: int = 50
+    languages: list[str] = field(default_factory=lambda: ["en"])
 
 
 @dataclass
@@ -53,11 +55,12 @@ class EvalSettings:
         label: name of what is evaluated, e.g. `InstFree`; runs of one label count as its seeds in a comparison.
         data: prepared folder.
         dataset: name of the dataset in results; null takes the prepared folder's.
-        split: `val` or `test`.
+        split: `train`, `val` or `test`.
         unrelated: name to prepared folder of tasks that the model was not tuned on, to measure retention.
         free: questions whose answer is a text.
         report: reports under the training instruction.
-        predictor: component that answers instead of this package's engine; `model` to `tile_padding` are not read then.
+        predictor: component that answers instead of this package's engine; `model` to `tile_padding` are not read then,
+            temperature, top_p and seed are.
         model: component that builds the model.
         checkpoint_dir: checkpoint in Hugging Face layout; null keeps the builder's random weights.
         tokenizer: component that builds the model's transform.
@@ -72,6 +75,7 @@ class EvalSettings:
         seed: seed of sampling and of the bootstrap.
         bootstrap: replicates behind every interval.
         batch_size: questions per forward pass.
+        max_unanswered: questions that may be left without an answer, e.g. refused by a server, before the run stops.
         limit: use only the first questions (and images, for reports).
         dtype: `fp32` or `bf16`.
         device: `cpu`, `cuda` or `auto`.
@@ -100,6 +104,7 @@ class EvalSettings:
     seed: int = 0
     bootstrap: int = 10_000
     batch_size: int = 16
+    max_unanswered: int = 20
     limit: int | None = None
     dtype: str = "fp32"
     device: str = "auto"
@@ -134,6 +139,8 @@ def check_settings(cfg: EvalSettings) -> None:
         if longest < 1:
             raise ConfigError(f"{key}.max_new_tokens: {longest} is below 1")
     _check_sampling(cfg)
+    if cfg.max_unanswered < 0:
+        raise ConfigError(f"max_unanswered: {cfg.max_unanswered} is below 0")
     if cfg.free.path is not None and not cfg.free.images:
         raise ConfigError("free.images: give the folder of the images of free.path")
     if cfg.report.instruction and cfg.report.proxy:
@@ -161,5 +168,8 @@ def _check_own_keys(cfg: EvalSettings) -> None:
         key for key in ("checkpoint_dir", "scoring", "tile_padding") if getattr(cfg, key) != getattr(defaults, key)
     ]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
+    for key in ("temperature", "top_p", "seed"):
+        if key in (cfg.predictor or {}):
+            raise ConfigError(f"predictor.{key}: how answers are drawn is set for every predictor alike by {key}=...")
     if foreign:
         raise ConfigError(f"{foreign[0]}: only this package's engine has it; remove it, or set predictor=null")

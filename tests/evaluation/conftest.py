@@ -7,7 +7,7 @@ from ift_components.config import load_config
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
-from ift_components.evaluation.items import choice_items
+from ift_components.evaluation.items import question_items
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
@@ -30,7 +30,7 @@ def transform():
 
 @pytest.fixture(scope="session")
 def items(prepared):
-    return choice_items(prepared, "test", "shapes")
+    return question_items(prepared, "test", "shapes")
 
 
 @pytest.fixture(scope="session")

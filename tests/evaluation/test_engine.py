@@ -7,8 +7,9 @@ from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Slots, Text, prompt_tokens, response_tokens
 from ift_components.errors import ConfigError
 from ift_components.evaluation.engine import Engine, Sampling, _draw
-from ift_components.evaluation.items import choice_items, report_items
+from ift_components.evaluation.items import question_items, report_items
 from ift_components.evaluation.parsing import parse_paper
+from ift_components.evaluation.predictors.base import Sampling as Drawing
 from ift_components.evaluation.predictors.base import Work
 from ift_components.evaluation.predictors.own import OwnPredictor, answer_tokens
 from ift_components.models import tiny_llama3_2_vision
@@ -103,13 +104,14 @@ def test_answers_do_not_depend_on_the_batch(trained, items, transform):
     works = [Work(item, run) for item in items[:12] for run in range(3)]
     found = []
     for batch_size in (1, 7, 36):
-        predictor = OwnPredictor(trained, transform, batch_size=batch_size, temperature=1.5, top_p=0.9, seed=3)
-        found.append({(work.item.id, work.run): answer.generated for work, answer in predictor.answer(works)})
+        predictor = OwnPredictor(trained, transform, batch_size=batch_size)
+        answers = predictor.answer(works, Drawing(temperature=1.5, top_p=0.9, seed=3))
+        found.append({(work.item.id, work.run): answer.generated for work, answer in answers})
     assert found[0] == found[1] == found[2]
     by_run = [tuple(found[0][item.id, run] for item in items[:12]) for run in range(3)]
     assert len(set(by_run)) == 3
-    other = OwnPredictor(trained, transform, batch_size=12, temperature=1.5, top_p=0.9, seed=4)
-    assert {(w.item.id, w.run): a.generated for w, a in other.answer(works)} != found[0]
+    other = OwnPredictor(trained, transform, batch_size=12).answer(works, Drawing(temperature=1.5, top_p=0.9, seed=4))
+    assert {(w.item.id, w.run): a.generated for w, a in other} != found[0]
 
 
 def test_sampling_follows_the_distribution():
@@ -168,7 +170,7 @@ def test_letters_keep_the_answers_beginning(transform):
 
 def test_too_long_questions_and_missing_proxies_are_refused(trained, transform, prepared):
     predictor = OwnPredictor(trained, transform, batch_size=4)
-    long = choice_items(prepared, "test", "shapes", max_new_tokens=1000)
+    long = question_items(prepared, "test", "shapes", max_new_tokens=1000)
     with pytest.raises(
         ConfigError, match=r"max_seq_len: 1024 tokens do not hold '.*' and its answer \(1\d\d\d tokens\)"
     ):

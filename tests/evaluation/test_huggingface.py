@@ -1,5 +1,6 @@
 """The Hugging Face predictor on tiny random models of the architectures it is for."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ import hf_models  # noqa: E402 (beside this file)
 
 from ift_components.config import load_config  # noqa: E402
 from ift_components.errors import ConfigError, UserError  # noqa: E402
-from ift_components.evaluation.predictors import HuggingFacePredictor, Work  # noqa: E402
+from ift_components.evaluation.predictors import HuggingFacePredictor, Sampling, Work  # noqa: E402
 from ift_components.evaluation.run import Evaluation  # noqa: E402
 from ift_components.evaluation.settings import EvalSettings  # noqa: E402
 
@@ -31,9 +32,9 @@ def folders(tmp_path_factory):
     return folder
 
 
-def answers(path, work, **options):
-    predictor = HuggingFacePredictor(path, device="cpu", **options)
-    return {(w.item.id, w.run): a.generated for w, a in predictor.answer(work)}
+def answers(path, work, **drawing):
+    predictor = HuggingFacePredictor(path, device="cpu")
+    return {(w.item.id, w.run): a.generated for w, a in predictor.answer(work, Sampling(**drawing))}
 
 
 @pytest.mark.parametrize("name", hf_models.ARCHITECTURES)
@@ -92,6 +93,24 @@ def test_sampling_depends_on_the_seed(folders, items):
     assert len(set(first.values())) == 3
     assert first == answers(folders("PubMedVision"), work, temperature=2.0, seed=1)
     assert first != answers(folders("PubMedVision"), work, temperature=2.0, seed=2)
+
+
+def test_repeated_runs_differ(folders, prepared, world, tmp_path):
+    """Temperature, top_p and seed stand at the top level of the config and reach this predictor too."""
+    component = "predictor._component_=ift_components.evaluation.predictors.HuggingFacePredictor"
+    base = [component, f"predictor.path={folders('PubMedVision')}", "predictor.device=cpu", f"data={prepared}"]
+    base += ["checkpoint_dir=null", "scoring=generate", "bootstrap=100", "limit=3", "max_new_tokens=8"]
+
+    def texts(*overrides):
+        out = tmp_path / "-".join(overrides)
+        cfg = load_config("tiny_eval.yaml", [*base, *overrides, f"output_dir={out}"], EvalSettings)
+        Evaluation(cfg, world).run()
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        return [row["generated"] for row in rows if row["id"] == rows[0]["id"]]
+
+    first = texts("n_runs=5", "temperature=0.7")
+    assert len(set(first)) == 5
+    assert texts("n_runs=5", "temperature=0.7", "seed=1") != first
 
 
 def test_mistakes(folders, items, tmp_path):

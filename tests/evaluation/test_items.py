@@ -8,7 +8,8 @@ from PIL import Image
 
 from ift_components.data.prepared import QUESTION_FEATURES
 from ift_components.errors import DataError
-from ift_components.evaluation.items import choice_items, free_items, report_items
+from ift_components.evaluation.free_file import free_items
+from ift_components.evaluation.items import question_items, report_items
 
 
 @pytest.fixture
@@ -22,14 +23,20 @@ def broken(prepared, tmp_path):
         rows = [
             change(number, row) for number, row in enumerate(data.cast_column("image", datasets.Image(decode=False)))
         ]
-        datasets.Dataset.from_list(rows, features=QUESTION_FEATURES).to_parquet(tmp_path / "questions" / "test.parquet")
+        features = datasets.Features(
+            {
+                **QUESTION_FEATURES,
+                **{name: datasets.Value("string") for name in ("kind", "answer_text") if name in rows[0]},
+            }
+        )
+        datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "questions" / "test.parquet")
         return tmp_path
 
     return make
 
 
 def load(folder, **options):
-    return choice_items(folder, "test", "shapes", **options)
+    return question_items(folder, "test", "shapes", **options)
 
 
 def test_questions(prepared):
@@ -131,3 +138,47 @@ def test_free_questions_can_name_the_set_they_count_in(tmp_path):
     (tmp_path / "free.json").write_text(json.dumps(rows))
     items = free_items(tmp_path / "free.json", tmp_path, "free", max_new_tokens=5)
     assert [item.dataset for item in items] == ["p", "free"]
+
+
+def test_slakes_other_language_is_asked_only_where_it_is_wanted(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    rows = [
+        {"qid": n, "img_name": "a.png", "question": "?", "answer": "x", "answer_type": "OPEN", "q_lang": language}
+        for n, language in enumerate(["en", "zh", "en"])
+    ]
+    (tmp_path / "slake.json").write_text(json.dumps(rows))
+
+    def ids(**options):
+        items = free_items(tmp_path / "slake.json", tmp_path, "slake", max_new_tokens=5, **options)
+        return [item.id for item in items]
+
+    assert ids() == ["0", "2"]
+    assert ids(limit=2) == ["0", "2"]
+    assert ids(languages=["zh", "en"]) == ["0", "1", "2"]
+    with pytest.raises(DataError, match=r"free.languages: no question of .* is in de; it has en, zh"):
+        ids(languages=["de"])
+
+
+def test_questions_of_every_kind(broken):
+    """Format 2: closed and open questions have an answer's text instead of options."""
+    kinds = {
+        1: {"kind": "open", "answer_text": "dark red", "options": None, "answer": None},
+        2: {"kind": "closed", "answer_text": "yes", "options": None, "answer": None},
+    }
+    folder = broken(
+        lambda n, row: {**row, "kind": "choice", "answer_text": row["options"][row["answer"]]} | kinds.get(n, {})
+    )
+    items = load(folder)
+    assert [(item.task, item.kind) for item in items[:3]] == [
+        ("choice", "choice"),
+        ("free", "open"),
+        ("free", "closed"),
+    ]
+    assert items[0].answer_text in items[0].options
+    assert (items[1].answer_text, items[2].answer_text) == ("dark red", "yes")
+    assert items[1].prompt.endswith("?")  # no options, no form of the answer
+
+
+def test_an_unknown_kind_is_refused(broken):
+    with pytest.raises(DataError, match="is of kind 'essay', expected one of choice, closed, open"):
+        load(broken(lambda n, row: {**row, "kind": "essay" if n == 3 else "choice", "answer_text": "x"}))

@@ -3,12 +3,23 @@
 import pytest
 
 from ift_components.evaluation.metrics import consistency, summarise
+from ift_components.evaluation.records import Item, Prediction
 
 
-def row(number, attribute, options, answer, predicted, **more):
-    base = {"id": f"q{number}", "run": 0, "image_id": f"i{number // 2}", "attribute": attribute, "options": options}
-    given = {"answer": answer, "predicted": predicted, "correct": predicted == answer, "generated": "text"}
-    return {**base, **given, "paper": predicted, "strict": predicted, **more}
+def row(number, attribute, options, answer, predicted, *, run=0, circular_group=None, **scores):
+    item = Item(
+        id=f"q{number}",
+        task="choice",
+        dataset="d",
+        image_id=f"i{number // 2}",
+        prompt="?",
+        attribute=attribute,
+        options=tuple(options),
+        answer=answer,
+        circular_group=circular_group,
+    )
+    readings = {"paper": predicted, "strict": predicted, "predicted": predicted, "correct": predicted == answer}
+    return Prediction(item, run, "text", scores={**readings, **scores})
 
 
 SIZE, COLOUR = ["big", "small"], ["pink", "purple", "red"]
@@ -47,18 +58,16 @@ def test_rates_by_hand():
 
 
 def test_circular_accuracy_needs_every_rotation():
-    right, wrong = {"predicted": 0, "correct": True}, {"predicted": 1, "correct": False}
     rows = [
-        row(number, "size", SIZE, 0, 0, circular_group=group) | choice
-        for number, (group, choice) in enumerate([("a", right), ("a", right), ("b", right), ("b", wrong)])
+        row(number, "size", SIZE, 0, choice, circular_group=group)
+        for number, (group, choice) in enumerate([("a", 0), ("a", 0), ("b", 0), ("b", 1)])
     ]
     found = summarise(rows, draws=50)
     assert (found["accuracy"], found["circular_accuracy"]) == (0.75, 0.5)
 
 
 def five(question, answer, *labels):
-    rows = [row(question, "colour", COLOUR, answer, label, run=run) for run, label in enumerate(labels)]
-    return [{**item, "correct": item["predicted"] == answer} for item in rows]
+    return [row(question, "colour", COLOUR, answer, label, run=run) for run, label in enumerate(labels)]
 
 
 def test_three_differing_labels_of_five_cost_a_point():

@@ -1,6 +1,5 @@
 """Whole evaluations: outputs, resuming, refusing, several processes, comparing."""
 
-import fcntl
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import ift_eval_recipe
 import pytest
+from filelock import FileLock
 
 from ift_components.errors import UserError
 from ift_components.evaluation.compare import compare
@@ -69,7 +69,7 @@ def test_outputs(finished, items):
 
 def test_the_page_escapes_what_models_and_datasets_say(eval_config, world, monkeypatch):
     evil = "<script>alert(1)</script> \ud83d\ude00 \u5c0f\u3055\u3044 \\textbf | $x$"
-    monkeypatch.setattr(OwnPredictor, "_answer", lambda self, batch, rows: [(evil, None)] * len(batch))
+    monkeypatch.setattr(OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(evil, None)] * len(batch))
     cfg = eval_config("scoring=generate", "label=<b>bold</b>")
     results = evaluate(cfg, world)
     assert (results["accuracy"], results["unparsed"]) == (0, 32)
@@ -93,7 +93,9 @@ def test_a_stopped_run_goes_on(finished, world, monkeypatch, cut):
     (path.parent / "results.json").unlink()
     asked = []
     answer = OwnPredictor.answer
-    monkeypatch.setattr(OwnPredictor, "answer", lambda self, work: asked.extend(work) or answer(self, work))
+    monkeypatch.setattr(
+        OwnPredictor, "answer", lambda self, work, drawing: asked.extend(work) or answer(self, work, drawing)
+    )
     again = evaluate(cfg, world)
     assert len(asked) == 22
     assert without_time(lines(cfg.output_dir)) == without_time(before)
@@ -133,10 +135,8 @@ def test_killed_in_the_middle(eval_config, tmp_path, world):
 def test_two_evaluators_in_one_folder(finished, world):
     cfg, _ = finished
     content = {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()}
-    with (Path(cfg.output_dir) / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another evaluation is writing to"):
-            Evaluation(cfg, world)
+    with FileLock(Path(cfg.output_dir) / ".lock"), pytest.raises(UserError, match="another evaluation is writing to"):
+        evaluate(cfg, world)
     assert {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()} == content
 
 
@@ -152,7 +152,7 @@ def test_another_evaluations_folder_is_refused(finished, eval_config, world, ove
     cfg, _ = finished
     content = {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()}
     with pytest.raises(UserError, match=message):
-        Evaluation(eval_config(override), world)
+        evaluate(eval_config(override), world)
     assert {path: path.read_bytes() for path in Path(cfg.output_dir).iterdir()} == content
 
 
@@ -162,12 +162,12 @@ def test_a_damaged_line_and_foreign_files(finished, eval_config, world):
     content = path.read_text().splitlines()
     path.write_text("\n".join([content[0], "{broken", *content[2:]]) + "\n")
     with pytest.raises(UserError, match=r"predictions.jsonl: line 2 is damaged"):
-        Evaluation(cfg, world)
+        evaluate(cfg, world)
     other = eval_config(out="other")
     Path(other.output_dir).mkdir()
     (Path(other.output_dir) / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="already holds files"):
-        Evaluation(other, world)
+        evaluate(other, world)
 
 
 def test_settings_are_checked(eval_config, world, tmp_path):
@@ -185,7 +185,7 @@ def test_settings_are_checked(eval_config, world, tmp_path):
         (["predictor._component_=ift_components.evaluation.predictors.ServerPredictor"], "checkpoint_dir: only this"),
     ):
         with pytest.raises(UserError, match=message):
-            Evaluation(eval_config(*overrides), world)
+            evaluate(eval_config(*overrides), world)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,6 +200,26 @@ def test_repeated_runs_reports_and_unrelated_tasks(eval_config, prepared, world,
     assert results["reports"]["texts"] == 8
     assert results["instruction_following"]["instruction_dependence"]["questions"] == 24
     assert len(lines(cfg.output_dir)) == 24 + 24 + 8
+
+
+def test_repeated_runs_differ_and_follow_the_seed(eval_config, world):
+    def texts(*overrides, out):
+        cfg = eval_config("n_runs=5", "temperature=0.7", "limit=4", "scoring=generate", *overrides, out=out)
+        evaluate(cfg, world)
+        return {(row["id"], row["run"]): row["generated"] for row in lines(cfg.output_dir)}
+
+    first = texts(out="first")
+    assert any(len({first[id_, run] for run in range(5)}) > 1 for id_, _ in first)
+    assert texts("seed=1", out="second") != first
+    assert texts("batch_size=1", out="third") == first
+
+
+def test_verdicts_are_derived_from_the_answers_again(finished, world):
+    cfg, results = finished
+    path = Path(cfg.output_dir) / "predictions.jsonl"
+    path.write_text("".join(json.dumps({**row, "correct": True, "predicted": 0}) + "\n" for row in lines(path.parent)))
+    assert evaluate(cfg, world)["accuracy"] == results["accuracy"] < 1
+    assert [row["correct"] for row in lines(path.parent)].count(True) == round(32 * results["accuracy"])
 
 
 def test_free_questions(eval_config, world, tmp_path, items):
@@ -227,7 +247,7 @@ def test_free_questions(eval_config, world, tmp_path, items):
     rows.append({"qid": 2, "image_name": "a.png", "question": "", "answer": "x"})
     (tmp_path / "vqa.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"2 questions are wrong: '1': .*gone.png is missing; row 3 has no question"):
-        Evaluation(eval_config(f"free.path={tmp_path / 'vqa.json'}", f"free.images={tmp_path}", out="two"), world)
+        evaluate(eval_config(f"free.path={tmp_path / 'vqa.json'}", f"free.images={tmp_path}", out="two"), world)
 
 
 @pytest.mark.slow

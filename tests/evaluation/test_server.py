@@ -1,6 +1,7 @@
 """The server predictor against a real local server that behaves in every way a server can."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -57,16 +58,12 @@ def test_passing_trouble_is_tried_again(server, items):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (
-            "html",
-            r"no answer to '.*' in 3 attempts; the last: a reply that is no chat completion \(text/html\): <html>",
-        ),
+        ("html", r"gave no answer in 3 attempts; the last: a reply that is no chat completion \(text/html\): <html>"),
         ("nothing", r"in 3 attempts; the last: a reply that is no chat completion \(application/json\)"),
-        ("null", "in 3 attempts; the last: a reply without text"),
         ("slow", r"in 3 attempts; the last: no reply within 0.3 s"),
     ],
 )
-def test_lasting_trouble_stops_with_a_clear_error(server, items, model, message):
+def test_a_server_that_never_answered_stops_with_a_clear_error(server, items, model, message):
     with pytest.raises(UserError, match=message):
         ask(server, model, items[:1], timeout=0.3)
     assert seen(server)["seen"][model] == 3
@@ -77,44 +74,127 @@ def test_no_server_at_all(items):
         ask("http://127.0.0.1:9/v1", "good", items[:1])
 
 
-def test_keys_come_from_the_environment(server, items, monkeypatch):
-    with pytest.raises(UserError, match=r"refuses the request with status 401: .*invalid api key"):
+def test_a_wrong_model_stops_at_once(server, items):
+    with pytest.raises(UserError, match=r"refuses every request for 'gone' with status 404: .*no such model"):
+        ask(server, "gone", items[:8], concurrency=1)
+    assert seen(server)["seen"]["gone"] == 1
+
+
+def test_a_dripping_server_meets_a_total_deadline(server, items):
+    """Every byte comes in time, the reply never does."""
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"no reply within 0.5 s"):
+        ask(server, "drips", items[:1], timeout=0.5, retries=1)
+    assert time.monotonic() - begin < 3
+
+
+def test_refusals_and_lasting_trouble_are_unanswered_questions(server, items):
+    refused = ask(server, "null", items[:2])
+    assert {a.unanswered for a in refused.values()} == {"a reply without text (content_filter)"}
+    assert {(a.generated, a.passing) for a in refused.values()} == {(None, False)}
+    answers = list(ask(server, "dies", items[:7], concurrency=1, retries=0).values())
+    assert [answer.generated is None for answer in answers] == [False] * 5 + [True] * 2
+    assert answers[5].unanswered.startswith("no answer in 1 attempts; the last: status 503")
+    assert answers[5].passing
+
+
+def test_ctrl_c_is_heard_at_once(server):
+    """A process whose requests all hang ends within two seconds."""
+    script = f"""
+from PIL import Image
+from ift_components.evaluation.predictors import ServerPredictor, Work
+from ift_components.evaluation.records import Item
+items = [Item(str(n), "choice", "d", str(n), "?", lambda: Image.new("RGB", (8, 8))) for n in range(9)]
+print("go", flush=True)
+try:
+    list(ServerPredictor({server!r}, "drips", timeout=60).answer([Work(item) for item in items]))
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"go\n"
+    time.sleep(1)
+    assert process.poll() is None
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"stopped\n"
+    assert time.monotonic() - begin < 2
+    assert process.wait(10) == 0
+
+
+def test_keys_come_from_the_environment_and_stand_in_no_message(server, items, monkeypatch):
+    with pytest.raises(UserError, match=r"refuses every request .* status 401: .*invalid api key"):
         ask(server, "key", items[:1])
     monkeypatch.setenv("EVAL_TEST_KEY", "secret")
     assert len(ask(server, "key", items[:1], api_key_env="EVAL_TEST_KEY")) == 1
+    with pytest.raises(UserError, match=r"bad Bearer \[key\]") as error:
+        ask(server, "echoes-key", items[:1], api_key_env="EVAL_TEST_KEY")
+    assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="environment variable EVAL_TEST_KEY_2 is not set"):
         ServerPredictor(server, "key", api_key_env="EVAL_TEST_KEY_2")
+    assert ServerPredictor("http://me:pass@host:1/v1/", "m").describe()["base_url"] == "http://host:1/v1"
 
 
-def test_a_whole_evaluation_keeps_what_it_got(server, prepared, world, tmp_path):
-    """The server refuses from the sixth question on: five lines are kept, and another start asks only for the rest."""
-    component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
-    given = [component, f"predictor.base_url={server}", "predictor.model=refuses", "predictor.concurrency=1"]
-    given += [
-        "checkpoint_dir=null",
-        f"data={prepared}",
-        f"output_dir={tmp_path / 'out'}",
-        "scoring=generate",
-        "bootstrap=100",
-        "limit=12",
-    ]
-    cfg = load_config("tiny_eval.yaml", given, EvalSettings)
-    with pytest.raises(UserError, match=r"refuses the request with status 400: .*takes no images"):
-        Evaluation(cfg, world).run()
-    kept = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
-    assert len(kept) == 5
-    with pytest.raises(UserError, match="refuses"):
-        Evaluation(cfg, world).run()
-    assert seen(server)["seen"]["refuses"] == 7
-    assert json.loads(kept[0])["generated"].endswith("\u2705")
-    good = load_config(
-        "tiny_eval.yaml", [*given, "predictor.model=good", f"output_dir={tmp_path / 'good'}"], EvalSettings
-    )
-    results = Evaluation(good, world).run()
+@pytest.fixture
+def config(server, prepared, tmp_path):
+    """A function that gives the config of an evaluation by the server."""
+
+    def make(model, *overrides, out="out"):
+        component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
+        base = [component, f"predictor.base_url={server}", f"predictor.model={model}", "predictor.concurrency=1"]
+        base += ["predictor.retries=0", "checkpoint_dir=null", f"data={prepared}", f"output_dir={tmp_path / out}"]
+        base += ["scoring=generate", "bootstrap=100", "limit=12"]
+        return load_config("tiny_eval.yaml", [*base, *overrides], EvalSettings)
+
+    return make
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_refused_questions_are_counted_and_capped(config, server, world, tmp_path):
+    """The server refuses from the sixth question on."""
+    with pytest.raises(UserError, match=r"max_unanswered: more than 3 questions .*status 400: .*takes no images"):
+        Evaluation(config("refuses", "max_unanswered=3"), world).run()
+    rows = lines(tmp_path / "out")
+    assert [row.get("unanswered") is None for row in rows] == [True] * 5 + [False] * 3
+    results = Evaluation(config("refuses", "max_unanswered=20"), world).run()
+    assert (results["questions"], results["unanswered"], results["parsers"]["strict"]["unparsed"]) == (12, 7, 7)
+    assert seen(server)["seen"]["refuses"] == 13  # the ninth was asked twice: its first refusal was over the cap
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["sessions"]) == 2
+
+
+def test_passing_trouble_is_asked_again_by_the_same_command(config, server, world, tmp_path):
+    first = Evaluation(config("recovers"), world).run()
+    assert first["unanswered"] == 7
+    assert sum(row.get("passing", False) for row in lines(tmp_path / "out")) == 7
+    assert Evaluation(config("recovers"), world).run()["unanswered"] == 0
+    assert seen(server)["seen"]["recovers"] == 12 + 7
+
+
+def test_a_whole_evaluation(config, server, world, tmp_path):
+    results = Evaluation(config("good"), world).run()
     assert results["questions"] == 12
     assert results["parsers"]["paper"]["unparsed"] == 12  # the authors' parser takes nothing after the letter
     assert results["parsers"]["strict"]["unparsed"] == 0
     assert results["weights"] == {"predictor": "server", "base_url": server, "model": "good", "sha256": None}
+    assert 0 < results["answers_per_second"] < 12 / results["wall_seconds"] * 1.01
+
+
+def test_sampling_reaches_the_server(config, server, world):
+    overrides = ["temperature=0.7", "top_p=0.9", "seed=3", "n_runs=5", "limit=2"]
+    results = Evaluation(config("sampled", *overrides), world).run()
+    requests = [r for r in seen(server)["requests"] if r["model"] == "sampled"]
+    assert len(requests) == 10
+    assert len({request["seed"] for request in requests}) == 10
+    assert {(r["temperature"], r["top_p"]) for r in requests} == {(0.7, 0.9)}
+    assert results["runs"]["consistency"]["inconsistent"] > 0
+    Evaluation(config("sampled", *overrides, "seed=4", out="other"), world).run()
+    again = [r["seed"] for r in seen(server)["requests"] if r["model"] == "sampled"][10:]
+    assert not {r["seed"] for r in requests} & set(again)
+    with pytest.raises(ConfigError, match=r"predictor.temperature: how answers are drawn is set for every predictor"):
+        Evaluation(config("sampled", "predictor.temperature=0.7", out="third"), world).run()
 
 
 def test_values_are_checked(server):

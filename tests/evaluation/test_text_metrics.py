@@ -3,45 +3,45 @@
 import pytest
 
 from ift_components.data.schema import Attribute, Schema
-from ift_components.evaluation.instruction import (
-    ReportTemplate,
-    image_dependence,
-    instruction_dependence,
-    read_out,
-    retention,
-)
+from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence, read_out, retention
+from ift_components.evaluation.records import Item, Prediction
+from ift_components.evaluation.scorers import ScoringContext
+from ift_components.evaluation.tasks import score_all
 from ift_components.evaluation.text_metrics import closed_match, exact_match, summarise_texts, token_recall
 
 
 def text(generated, reference, kind=None):
-    return {"generated": generated, "reference": reference, "kind": kind}
+    item = Item(id=generated, task="free", dataset="d", image_id="i", prompt="?", reference=reference, kind=kind)
+    return Prediction(item, generated=generated)
+
+
+def summarised(*predictions):
+    return summarise_texts(score_all(predictions, ScoringContext()))
 
 
 def test_overlap_scores():
-    same = summarise_texts([text("small cell size, round cell shape", "small cell size, round cell shape")])
+    same = summarised(text("small cell size, round cell shape", "small cell size, round cell shape"))
     assert same["bleu"] == pytest.approx(100)
     assert (same["rouge1"], same["rougeL"], same["length_ratio"], same["exact_match"]) == (1, 1, 1, 1)
-    other = summarise_texts([text("the cat sat", "the cat lay down")])
+    other = summarised(text("the cat sat", "the cat lay down"))
     assert other["rouge1"] == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4), abs=1e-6)
     assert other["length_ratio"] == 0.75
     assert "nrefs:1" in other["bleu_signature"]
 
 
 def test_hedges_are_counted_per_hundred_words():
-    found = summarise_texts([text("possible pneumonia, cannot exclude effusion", "pneumonia is likely present here")])
+    found = summarised(text("possible pneumonia, cannot exclude effusion", "pneumonia is likely present here"))
     assert found["hedges_per_100_words"] == 40
     assert found["reference_hedges_per_100_words"] == 20
 
 
 def test_open_and_closed_answers():
-    found = summarise_texts(
-        [
-            text("Yes, it is.", "yes", "closed"),
-            text("yes or no", "no", "closed"),
-            text("On the left side", "Left", "closed"),
-            text("the right lung", "right lung", "open"),
-            text("lung", "right lung", "open"),
-        ]
+    found = summarised(
+        text("Yes, it is.", "yes", "closed"),
+        text("yes or no", "no", "closed"),
+        text("On the left side", "Left", "closed"),
+        text("the right lung", "right lung", "open"),
+        text("lung", "right lung", "open"),
     )
     assert (found["closed_questions"], found["closed_accuracy"]) == (3, pytest.approx(2 / 3, abs=1e-6))
     assert (found["open_questions"], found["open_accuracy"], found["open_recall"]) == (2, 0.5, 0.75)
@@ -51,7 +51,7 @@ def test_answers_in_any_script_and_none():
     assert exact_match("\u0414\u0430!", "\u0434\u0430")
     assert token_recall("", "left") == 0
     assert not closed_match("nothing", "no")
-    assert summarise_texts([text("", "left", "open")])["length_ratio"] == 0
+    assert summarised(text("", "left", "open"))["length_ratio"] == 0
 
 
 REPORTS = ["small cell size, round cell shape, Neutrophil", "big cell size, irregular cell shape, Monocyte"]
@@ -63,8 +63,9 @@ def test_report_format():
     assert template.matches("Big cell size, round cell shape, Monocyte.")
     assert not template.matches("round cell shape")  # a value given as an answer
     assert not template.matches("The correct answer is A.")
-    answers = [REPORTS[0], "The correct answer is A.", "B", "round cell shape"]
-    assert image_dependence(answers, template) == 0.25
+    answers = [text(answer, "") for answer in (REPORTS[0], "The correct answer is A.", "B", "round cell shape")]
+    scored = score_all(answers, ScoringContext(template=template))
+    assert [p.scores["report_format"] for p in scored] == [True, False, False, False]
 
 
 SCHEMA = Schema(
@@ -100,22 +101,37 @@ def test_read_out_of_whole_lists_ignores_their_order():
     assert read_out("papule, plaque", options, None) is None
 
 
+def choice(image, attribute, options, answer, letter):
+    item = Item(
+        id=f"{image}/{attribute}/{letter}",
+        task="choice",
+        dataset="d",
+        image_id=image,
+        prompt="?",
+        attribute=attribute,
+        options=tuple(options),
+        answer=answer,
+    )
+    return Prediction(item, generated=f"The correct answer is {letter}.")
+
+
 def test_instruction_dependence_by_hand():
-    rows = [
-        {"image_id": "a", "attribute": "size", "options": ["big", "small"], "answer": 1, "correct": False},
-        {"image_id": "a", "attribute": "colour", "options": ["blue", "light blue"], "answer": 0, "correct": True},
-        {"image_id": "b", "attribute": "size", "options": ["big", "small"], "answer": 0, "correct": False},
-        {"image_id": "c", "attribute": "size", "options": ["big", "small"], "answer": 0, "correct": True},
+    predictions = [
+        choice("a", "size", ["big", "small"], 1, "A"),
+        choice("a", "colour", ["blue", "light blue"], 0, "A"),
+        choice("b", "size", ["big", "small"], 0, "B"),
+        choice("c", "size", ["big", "small"], 0, "A"),
+        choice("b", "granularity", ["yes", "no"], 1, "B"),
     ]
-    rows.append({"image_id": "b", "attribute": "granularity", "options": ["yes", "no"], "answer": 1, "correct": True})
     reports = {"a": "small cell size, blue colour", "b": ", , nothing of the kind"}  # and so no "no" either
-    assert instruction_dependence(rows, reports, SCHEMA) == {
+    assert instruction_dependence(score_all(predictions, ScoringContext(reports=reports, schema=SCHEMA))) == {
         "questions": 4,
         "read_out_accuracy": pytest.approx(2 / 4),
         "read_out_unparsed": 2,
         "question_accuracy": pytest.approx(2 / 4),
         "gap": pytest.approx(0),
     }
+    assert instruction_dependence(score_all(predictions, ScoringContext(schema=SCHEMA))) is None
 
 
 def test_retention():

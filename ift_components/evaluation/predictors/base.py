@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ift_components.evaluation.items import Item
+from ift_components.evaluation.records import Item, Prediction
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,46 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn, whoever gives them.
+
+    Attributes:
+        temperature: 0 is greedy; otherwise logits are divided by it.
+        top_p: sampled tokens are drawn from the most probable ones that together reach this probability.
+        seed: seed of all draws; every answer has a seed of its own made from it (`Work.seed`).
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a predictor gave.
 
     Attributes:
-        generated: the text, without special tokens; None if only the letter was chosen.
+        generated: the text, without special tokens; None if only the letter was chosen, or nothing was answered.
         forced: the option whose letter was chosen when the answer sentence was forced; None if it was not.
         seconds: time spent, a batch's shared equally by its answers.
+        unanswered: why there is no answer; None if there is one.
+        passing: whether the same question may be answered when it is asked again.
     """
 
     generated: str | None
     forced: int | None
     seconds: float
+    unanswered: str | None = None
+    passing: bool = False
+
+    def to(self, work: Work) -> Prediction:
+        """Return the answer as the prediction of what was asked."""
+        return Prediction(
+            work.item, work.run, self.generated, self.forced, self.seconds, self.unanswered, passing=self.passing
+        )
 
 
 class Predictor(Protocol):
@@ -42,7 +70,7 @@ class Predictor(Protocol):
     def check(self, items: Sequence[Item]) -> None:
         """Raise a `UserError` if one of the items cannot be answered, before any is."""
 
-    def answer(self, work: Sequence[Work]) -> Iterator[tuple[Work, Answer]]:
+    def answer(self, work: Sequence[Work], sampling: Sampling = GREEDY) -> Iterator[tuple[Work, Answer]]:
         """Yield every answer as soon as it is there, in any order."""
 
     def describe(self) -> dict[str, str | None]:

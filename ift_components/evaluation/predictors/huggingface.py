@@ -9,8 +9,8 @@ import torch
 
 from ift_components.distributed import choose_device
 from ift_components.errors import ConfigError
-from ift_components.evaluation.items import Item
-from ift_components.evaluation.predictors.base import Answer, Work
+from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
+from ift_components.evaluation.records import Item
 from ift_components.files import sha256
 from ift_components.training.settings import parse_dtype
 
@@ -27,9 +27,6 @@ class HuggingFacePredictor:
         dtype: `fp32` or `bf16`.
         device: `cpu`, `cuda` or `auto`.
         prompt_format: for models without a chat template, with `{prompt}`.
-        temperature: 0 is greedy.
-        top_p: nucleus of sampled tokens.
-        seed: seed of sampling, which here also depends on the batches.
         trust_remote_code: run code that comes with the checkpoint.
 
     Raises:
@@ -44,9 +41,6 @@ class HuggingFacePredictor:
         dtype: str = "fp32",
         device: str = "auto",
         prompt_format: str = "Question: {prompt} Answer:",
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         trust_remote_code: bool = False,
     ) -> None:
         try:
@@ -60,7 +54,6 @@ class HuggingFacePredictor:
         if "{prompt}" not in prompt_format:
             raise ConfigError(f"predictor.prompt_format: '{prompt_format}' does not hold {{prompt}}")
         self._path, self._batch_size, self._format = path, batch_size, prompt_format
-        self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._device = choose_device(device)
         self._dtype = parse_dtype(dtype, "predictor.dtype")
         try:
@@ -106,24 +99,28 @@ class HuggingFacePredictor:
         )
         return text
 
-    def answer(self, work: Sequence[Work]) -> Iterator[tuple[Work, Answer]]:
-        """Yield the answers, batch by batch; only answers of the same length limit share one."""
-        torch.manual_seed(self._seed)
+    def answer(self, work: Sequence[Work], sampling: Sampling = GREEDY) -> Iterator[tuple[Work, Answer]]:
+        """Yield the answers, batch by batch; only answers of the same length limit share one.
+
+        Every batch is drawn from the seed of its first answer: transformers has no generator a row, so that sampled answers
+        also depend on the batches.
+        """
         groups: dict[int, list[Work]] = {}
-        for one in work:
-            groups.setdefault(one.item.max_new_tokens, []).append(one)
+        for unit in work:
+            groups.setdefault(unit.item.max_new_tokens, []).append(unit)
         for longest, group in groups.items():
             for start in range(0, len(group), self._batch_size):
                 batch = group[start : start + self._batch_size]
                 begin = time.perf_counter()
-                texts = self._generate(batch, longest)
+                torch.manual_seed(batch[0].seed(sampling.seed))
+                texts = self._generate(batch, longest, sampling)
                 seconds = (time.perf_counter() - begin) / len(batch)
-                yield from ((one, Answer(text, None, seconds)) for one, text in zip(batch, texts, strict=True))
+                yield from ((unit, Answer(text, None, seconds)) for unit, text in zip(batch, texts, strict=True))
 
     def _inputs(self, batch: Sequence[Work]) -> Any:
         """Return the model's inputs for a batch, on its device."""
-        images = [[one.item.picture().convert("RGB")] for one in batch]
-        texts = [self._text(one.item) for one in batch]
+        images = [[work.item.picture().convert("RGB")] for work in batch]
+        texts = [self._text(work.item) for work in batch]
         chat = getattr(self._processor, "chat_template", None) is not None
         inputs: Any = self._processor(
             images=images if chat else [image for (image,) in images],
@@ -135,14 +132,14 @@ class HuggingFacePredictor:
         return inputs.to(self._device, self._dtype)
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[Work], longest: int) -> list[str]:
+    def _generate(self, batch: Sequence[Work], longest: int, drawing: Sampling) -> list[str]:
         inputs = self._inputs(batch)
         sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if self._temperature > 0:
+        if drawing.temperature > 0:
             sampling = {
                 "do_sample": True,
-                "temperature": self._temperature,
-                "top_p": self._top_p,
+                "temperature": drawing.temperature,
+                "top_p": drawing.top_p,
                 "top_k": 0,
             }
         tokenizer = self._processor.tokenizer

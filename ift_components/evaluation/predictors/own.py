@@ -13,10 +13,12 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Slots, Text, prompt_tokens
 from ift_components.errors import ConfigError
-from ift_components.evaluation.engine import EncodedImages, Engine, Sampling
-from ift_components.evaluation.items import Item
-from ift_components.evaluation.predictors.base import Answer, Work
+from ift_components.evaluation import engine
+from ift_components.evaluation.engine import EncodedImages, Engine
+from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
 from ift_components.evaluation.questions import ANSWER_PREFIX, letters
+from ift_components.evaluation.records import Item
+from ift_components.evaluation.tasks import TASKS
 from ift_components.files import sha256
 from ift_components.models.hf_layout import checkpoint_files
 
@@ -64,9 +66,6 @@ class OwnPredictor:
         transform: the model's transform.
         batch_size: prompts per forward pass.
         scoring: `generate`, `logits` (multiple-choice answers are forced and the letter chosen) or `both`.
-        temperature: 0 is greedy.
-        top_p: nucleus of sampled tokens.
-        seed: seed of sampling.
         proxy: [K, d] vectors that stand where an item has no instruction text.
         identity: what `describe` returns.
     """
@@ -78,9 +77,6 @@ class OwnPredictor:
         *,
         batch_size: int,
         scoring: str = "generate",
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         proxy: Tensor | None = None,
         identity: dict[str, str | None] | None = None,
     ) -> None:
@@ -89,7 +85,6 @@ class OwnPredictor:
         self._picture = ImageTransform(transform)
         self._batch_size = batch_size
         self._scoring = scoring
-        self._temperature, self._top_p, self._seed = temperature, top_p, seed
         self._slots = 0 if proxy is None else len(proxy)
         self._longest = min(filter(None, (transform.max_seq_len, model.decoder.max_seq_len)))
         self._identity = identity or {}
@@ -103,7 +98,7 @@ class OwnPredictor:
 
     def _room(self, item: Item) -> int:
         """Return the tokens that are fed after an item's prompt at most."""
-        forced = item.task == "choice" and self._scoring != "generate"
+        forced = TASKS[item.task].lettered and self._scoring != "generate"
         room = len(self._prefix) + max(len(tokens) for _, tokens in self._ways) if forced else 0
         return room if forced and self._scoring == "logits" else max(room, item.max_new_tokens)
 
@@ -128,21 +123,23 @@ class OwnPredictor:
                     "raise it, or lower max_new_tokens"
                 )
 
-    def answer(self, work: Sequence[Work]) -> Iterator[tuple[Work, Answer]]:
+    def answer(self, work: Sequence[Work], sampling: Sampling = GREEDY) -> Iterator[tuple[Work, Answer]]:
         """Yield the answers, batch by batch."""
         for batch, rows in self._batches(work):
             begin = time.perf_counter()
-            answers = self._answer(batch, rows)
+            answers = self._answer(batch, rows, sampling)
             seconds = (time.perf_counter() - begin) / len(batch)
-            for one, (generated, forced) in zip(batch, answers, strict=True):
-                yield one, Answer(generated, forced, seconds)
+            for unit, (generated, forced) in zip(batch, answers, strict=True):
+                yield unit, Answer(generated, forced, seconds)
 
     def _batches(self, work: Sequence[Work]) -> Iterator[tuple[list[Work], int]]:
         """Yield batches of images with the same number of answers, and that number; answers of one image stay together."""
+        # Work about one image forms a group, so that the image is encoded once; groups of equal size, task and length fill up
+        # a batch together, because the engine takes the same number of prompts for every image of a batch.
         groups: dict[tuple[str, str, str, int], list[Work]] = {}
-        for one in work:
-            item = one.item
-            groups.setdefault((item.dataset, item.image_id, item.task, item.max_new_tokens), []).append(one)
+        for unit in work:
+            item = unit.item
+            groups.setdefault((item.dataset, item.image_id, item.task, item.max_new_tokens), []).append(unit)
         waiting: dict[tuple[int, str, int], list[list[Work]]] = {}
         for group in groups.values():
             if len(group) > self._batch_size:  # one after the other: the second finds the image encoded
@@ -153,12 +150,12 @@ class OwnPredictor:
             key = (len(group), group[0].item.task, group[0].item.max_new_tokens)
             waiting.setdefault(key, []).append(group)
             if (len(waiting[key]) + 1) * len(group) > self._batch_size:
-                yield [one for part in waiting.pop(key) for one in part], len(group)
-        for (rows, _, _), parts in waiting.items():
-            yield [one for part in parts for one in part], rows
+                yield [unit for full in waiting.pop(key) for unit in full], len(group)
+        for (rows, _, _), unfilled in waiting.items():
+            yield [unit for group in unfilled for unit in group], rows
 
     def _encode(self, batch: Sequence[Work], rows: int) -> EncodedImages:
-        firsts = [one.item for one in batch[::rows]]
+        firsts = [work.item for work in batch[::rows]]
         names = tuple(f"{item.dataset}/{item.image_id}" for item in firsts)
         # More questions about the images of the batch before are answered from the same pass.
         if self._encoded is None or names != self._encoded[0]:
@@ -166,17 +163,18 @@ class OwnPredictor:
             self._encoded = (names, self._engine.encode(pixels))
         return self._encoded[1]
 
-    def _answer(self, batch: Sequence[Work], rows: int) -> list[tuple[str | None, int | None]]:
-        room = max(self._room(one.item) for one in batch)
-        state = self._engine.start(self._encode(batch, rows), [self._prompt(one.item) for one in batch], room)
-        choice = batch[0].item.task == "choice"
+    def _answer(self, batch: Sequence[Work], rows: int, sampling: Sampling) -> list[tuple[str | None, int | None]]:
+        room = max(self._room(work.item) for work in batch)
+        prompts = [self._prompt(work.item) for work in batch]
+        state = self._engine.start(self._encode(batch, rows), prompts, room)
+        lettered = TASKS[batch[0].item.task].lettered
         texts: Sequence[str | None] = [None] * len(batch)
         forced: Sequence[int | None] = [None] * len(batch)
-        if not choice or self._scoring != "logits":
-            seeds = [one.seed(self._seed) for one in batch]
-            sampling = Sampling(self._temperature, self._top_p, seeds)
-            texts = self._engine.generate(state, batch[0].item.max_new_tokens, sampling)
-        if choice and self._scoring != "generate":
-            ways = [[way for way in self._ways if way[0] < len(one.item.options)] for one in batch]
+        if not lettered or self._scoring != "logits":
+            seeds = [work.seed(sampling.seed) for work in batch]
+            drawn = engine.Sampling(sampling.temperature, sampling.top_p, seeds)
+            texts = self._engine.generate(state, batch[0].item.max_new_tokens, drawn)
+        if lettered and self._scoring != "generate":
+            ways = [[way for way in self._ways if way[0] < len(work.item.options)] for work in batch]
             forced = self._engine.choose(state, self._prefix, ways)
         return list(zip(texts, forced, strict=True))
