@@ -1,0 +1,1 @@
+"""Figures with captions, and the sentences that mention them, out of scientific articles (JATS XML, PDF)."""
