@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TIMEOUT = 300.0  # seconds that a launch may take
-RECIPES = ("ift_data_recipe", "ift_papers_recipe", "ift_warmup_recipe", "ift_recipe", "ift_eval_recipe", "tiny_pretrain")
+RECIPES = (
+    "ift_data_recipe",
+    "ift_papers_recipe",
+    "ift_warmup_recipe",
+    "ift_recipe",
+    "ift_eval_recipe",
+    "tiny_pretrain",
+)
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["pytest", "torchtune._cli.tune", *RECIPES])
