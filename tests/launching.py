@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT = 300.0  # seconds that a launch may take
+TIMEOUT = 900.0  # seconds that a launch may take
 RECIPES = (
     "ift_data_recipe",
     "ift_papers_recipe",

@@ -24,7 +24,7 @@ def config(out, *more):
 def test_its_stages_in_two_processes(tune, tmp_path):
     out = tmp_path / "out"
     given = [*SHORT, "log_every_steps=3", f"output_dir={out}"]
-    tune("--nproc_per_node", "2", "tiny_pretrain", "--config", "tiny_pretrain.yaml", *given, cwd=tmp_path)
+    tune("--nproc_per_node", "2", "tiny_pretrain", "--config", "tiny_pretrain.yaml", *given, cwd=tmp_path, real=True)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["step"]) for row in rows] == [(stage, step) for stage in STAGES for step in (3, 6)]
     loss = {(row["stage"], row["step"]): row["loss"] for row in rows}

@@ -1,7 +1,5 @@
 """The data recipe through `tune run` and through its entry point."""
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,12 +23,6 @@ from trees_medical import cbis_jpeg_files, cbis_tables, mimic_tree
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["ift_data_recipe", *map(str, arguments)])
     ift_data_recipe.main()
-
-
-def tune_run(folder, *arguments):
-    tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
-    command = [tune, "run", "ift_data_recipe", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def cbis(root):
@@ -66,10 +58,10 @@ def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, ca
     assert len(lines) == expected[0]
 
 
-def test_tune_run_from_another_folder(tmp_path):
+def test_tune_run_from_another_folder(tune, tmp_path):
     wbcatt_tree(tmp_path / "in")
-    done = tune_run(tmp_path, "--config", "data_wbcatt.yaml", "builder.root=in", "output_dir=out")
-    assert done.returncode == 0, done.stderr
+    given = ["builder.root=in", "output_dir=out"]
+    done = tune("ift_data_recipe", "--config", "data_wbcatt.yaml", *given, cwd=tmp_path, real=True)
     assert "reports: train 3, val 2, test 1" in done.stdout
     assert read_manifest(tmp_path / "out")["counts"]["questions"] == {"train": 0, "val": 2, "test": 1}
 
@@ -105,7 +97,7 @@ def eyes(root: str) -> Source:
 '''
 
 
-def test_a_dataset_added_by_one_file(tmp_path):
+def test_a_dataset_added_by_one_file(tune, tmp_path):
     """The README's worked example, in a folder of its own."""
     (tmp_path / "eyes.py").write_text(EYES)
     config = "builder:\n  _component_: eyes.eyes\n  root: ???\noutput_dir: ???\n"
@@ -115,8 +107,7 @@ def test_a_dataset_added_by_one_file(tmp_path):
     for n, row in enumerate(rows):
         save_picture(tmp_path / "in" / row[0], n)
     save_csv(tmp_path / "in" / "eyes.csv", ["file", "person", "redness", "set"], rows)
-    done = tune_run(tmp_path, "--config", "eyes.yaml", "builder.root=in", "output_dir=out")
-    assert done.returncode == 0, done.stderr
+    tune("ift_data_recipe", "--config", "eyes.yaml", "builder.root=in", "output_dir=out", cwd=tmp_path)
     manifest = read_manifest(tmp_path / "out")
     assert manifest["counts"] == {
         "reports": {"train": 3, "val": 3, "test": 3},

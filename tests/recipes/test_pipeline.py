@@ -31,10 +31,10 @@ def warm(prepared, tune, tmp_path_factory):
     return out
 
 
-def fine_tune(tune, prepared, warm, out, *overrides, processes=1):
+def fine_tune(tune, prepared, warm, out, *overrides, processes=1, real=False):
     launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
     common = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", "epochs=2", "batch_size=16"]
-    return tune(*launch, "ift_recipe", "--config", "tiny_ift.yaml", *common, *overrides, cwd=out.parent)
+    return tune(*launch, "ift_recipe", "--config", "tiny_ift.yaml", *common, *overrides, cwd=out.parent, real=real)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def tuned(prepared, tune, warm):
         "metric_logger._component_=torchtune.training.metric_logging.DiskLogger",
         f"metric_logger.log_dir={out / 'logs'}",
     ]
-    fine_tune(tune, prepared, warm, out, *logger)
+    fine_tune(tune, prepared, warm, out, *logger, real=True)
     return out
 
 
@@ -107,7 +107,7 @@ def test_evaluation_after_tuning_answers_as_the_reports_are_written(tune, prepar
         out = tuned.parent / f"eval_{name}"
         report = [f"report.proxy={tuned / 'checkpoint' / PROXY}", "report.max_new_tokens=40"]
         given = [f"data={prepared}", f"output_dir={out}", *report, *more]
-        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=tuned.parent)
+        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=tuned.parent, real=name == "before")
         results = json.loads((out / "results.json").read_text())
         rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
         choices = [row for row in rows if row["task"] == "choice"]

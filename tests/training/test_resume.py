@@ -6,13 +6,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from launching import launch
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.metadata import TensorProperties, TensorStorageMetadata
@@ -197,27 +196,12 @@ def test_full_disk_keeps_the_last_good_checkpoint(config, world, tmp_path):
 
 
 def start(prepared, out, *overrides, processes=1):
-    """Start a real `tune run` in a group of its own."""
-    tune = Path(sys.executable).with_name("tune")
-    launch = ["--nproc_per_node", str(processes)] if processes > 1 else []
-    given = [
-        f"data={prepared}",
-        f"output_dir={out}",
-        "proxy.path=PATH",
-        *OPTIONS,
-        "num_workers=0",
-        "resume=true",
-        *overrides,
-    ]
-    given[2] = f"proxy.path={out.parent / 'proxy_instruction.safetensors'}"
-    return subprocess.Popen(
-        [tune, "run", *launch, "ift_recipe", "--config", "tiny_ift.yaml", *given],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    """Start `tune run` in processes of their own."""
+    proxy = f"proxy.path={out.parent / 'proxy_instruction.safetensors'}"
+    given = [f"data={prepared}", f"output_dir={out}", proxy, *OPTIONS, "num_workers=0", "resume=true", *overrides]
+    streams = out.parent / "out.txt", out.parent / "err.txt"
+    command = ["ift_recipe", "--config", "tiny_ift.yaml", *given]
+    return launch(*command, cwd=out.parent, streams=streams, processes=processes)
 
 
 @pytest.fixture
@@ -228,9 +212,9 @@ def proxy_file(tmp_path):
 
 
 def finish(process, status=0):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == status, output
-    return output
+    result = process.wait()
+    assert result.returncode == status, process.output
+    return result.stdout + result.stderr
 
 
 def test_sigterm_saves_and_ends_with_its_own_status(prepared, tmp_path, proxy_file):
@@ -238,9 +222,9 @@ def test_sigterm_saves_and_ends_with_its_own_status(prepared, tmp_path, proxy_fi
     process = start(prepared, out, "checkpoint_every_steps=null", "max_steps=400", "epochs=100", "batch_size=4")
     metrics = out / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.running(), process.output
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send(signal.SIGTERM)
     output = finish(process, STOPPED)
     (step,) = re.findall(r"stopped after step (\d+); go on with resume=true", output)
     assert [path.name for path in (out / "resume").iterdir()] == [f"step_{int(step):08d}"]
@@ -252,9 +236,9 @@ def test_two_processes_resume_as_one(prepared, tmp_path, proxy_file):
     finish(start(prepared, whole, "batch_size=4", *longer))
     process = start(prepared, parts, "batch_size=4", *longer)
     while not any((parts / "resume").glob("step_*")):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.running(), process.output
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.send(signal.SIGKILL)
     process.wait()
     assert not (parts / "run.json").exists()
     finish(start(prepared, parts, "batch_size=2", *longer, processes=2))
@@ -279,14 +263,14 @@ def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file,
         process = start(prepared, parts, *options, processes=processes)
         reached = len((parts / "metrics.jsonl").read_text().splitlines()) if (parts / "metrics.jsonl").exists() else 0
         target = min(reached + generator.randint(0, 5), 88)
-        while process.poll() is None:
+        while process.running():
             now = len((parts / "metrics.jsonl").read_text().splitlines()) if (parts / "metrics.jsonl").exists() else 0
             if now >= target and now > 0:
                 break
             time.sleep(0.01)
-        assert process.poll() is None, process.communicate()[0]
+        assert process.running(), process.output
         time.sleep(generator.uniform(0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
         process.wait()
         kills += 1
     finish(start(prepared, parts, *options, processes=processes))
