@@ -143,6 +143,18 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Ten
             raise ConfigError(f"checkpoint_dir: {path} cannot be read: {error}; download or save it again") from error
 
 
+def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield (torchtune name, tensor) of a checkpoint in Hugging Face layout, one tensor in memory at a time.
+
+    Raises:
+        ConfigError: if the folder is no such checkpoint.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"checkpoint_dir: {folder} has no config.json; expected a checkpoint in Hugging Face layout")
+    yield from _weights(folder, json.loads(path.read_text(encoding="utf-8")))
+
+
 def load_weights(model: DeepFusionModel, folder: Path) -> None:
     """Load a checkpoint into a model whose parameters exist, whole or sharded (`DTensor`), in whatever dtype they have.
 

@@ -52,6 +52,11 @@ class PartTuning:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """The method's own arguments."""
 
+    @property
+    def share(self) -> float:
+        """How far from its start weights to its trained ones the part stands in a saved checkpoint; below 1 it is set back."""
+        return METHODS[self.method].share(self.arguments)
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -88,6 +93,11 @@ class Tuning:
     def items(self) -> Iterator[tuple[str, PartTuning]]:
         """Yield (part, how it is trained) in the order of `PARTS`."""
         return ((part.name, getattr(self, part.name)) for part in fields(self))
+
+    def __getitem__(self, part: str) -> PartTuning:
+        """Return how a part is trained."""
+        how: PartTuning = getattr(self, part)
+        return how
 
     @property
     def is_frozen(self) -> bool:
@@ -128,6 +138,9 @@ class Method:
     check: Callable[[Mapping[str, Any], str], None]
     """Takes the arguments and the section's key; raises `ConfigError` if they are wrong."""
 
+    share: Callable[[Mapping[str, Any]], float] = lambda arguments: 1.0  # noqa: ARG005
+    """Takes the arguments; returns the share of the way from start to trained weights that a saved checkpoint keeps."""
+
 
 def _no_arguments(arguments: Mapping[str, Any], key: str) -> None:
     if arguments:
@@ -144,9 +157,18 @@ def _train_none(model: DeepFusionModel, part: str, arguments: Mapping[str, Any])
         parameter.requires_grad = False
 
 
+def _check_share(arguments: Mapping[str, Any], key: str) -> None:
+    _no_arguments({name: value for name, value in arguments.items() if name != "keep"}, key)
+    share = arguments.get("keep", 0.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ConfigError(f"{key}.keep: {share} is not a number from 0 (set back to the start) to 1 (as trained)")
+
+
 METHODS: dict[str, Method] = {
     FROZEN: Method(_train_none, _no_arguments),
     "full": Method(_train_all, _no_arguments),
+    # Trained in full and set back in the saved checkpoint: it helps the others to learn and is thrown away, as the proxy is.
+    "scaffold": Method(_train_all, _check_share, lambda arguments: float(arguments.get("keep", 0.0))),
 }
 
 

@@ -244,6 +244,10 @@ class TrainingRun:
             "seed": self.cfg.seed,
             "parameters": sum(p.numel() for p in parameters),
             "trained_parameters": {part: sum(p.numel() for p in group) for part, group in self.trainer.groups.items()},
+            "tuning": {
+                part: {"method": how.method, "lr": how.lr, **how.arguments, "saved_share": how.share}
+                for part, how in self.stage.tuning.items()
+            },
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,
         }

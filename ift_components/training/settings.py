@@ -59,7 +59,8 @@ class TrainSettings:
     """`none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers compute)."""
 
     tuning: dict[str, Any] = MISSING
-    """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, or `{method: full, lr: 1.0e-5}`."""
+    """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, `scaffold` (set back when saved), or
+    `{method: full, lr: 1.0e-5}`."""
 
     dataset: dict[str, Any] = MISSING
     """Component that builds the training samples; gets a `DatasetContext`."""
@@ -208,6 +209,12 @@ def check_settings(cfg: TrainSettings) -> Stage:
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
     if stage.is_warm_up and stage.rule in (None, UpdateRule.FIX):
         raise ConfigError("tuning: every part is frozen and no proxy moves, so that nothing is left to train")
+    set_back = [part for part, how in stage.tuning.items() if how.share < 1]
+    if set_back and cfg.checkpoint_dir is None:
+        raise ConfigError(
+            f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to checkpoint_dir's weights, which is null; "
+            "give a checkpoint, or train the part by 'full'"
+        )
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
     return stage

@@ -11,9 +11,10 @@ from torchtune.training import OffloadActivations
 from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
+from ift_components.models.blend import blend
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
-from ift_components.models.hf_layout import hf_config, save_checkpoint
+from ift_components.models.hf_layout import hf_config, read_weights, save_checkpoint
 from ift_components.models.sharding import checkpoint_activations, compile_layers, set_precision, shard
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
@@ -110,6 +111,8 @@ def offload_activations(world: World) -> OffloadActivations:
 def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World) -> None:
     """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
 
+    Parts that `tuning` sets back are saved as they were in `checkpoint_dir`, or at their share of the way from there.
+
     Args:
         folder: the folder to create.
         module: the training forward around the model.
@@ -117,12 +120,15 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         world: the processes; all must call this.
     """
     dtype = parse_dtype(cfg.save_dtype or cfg.dtype)
+    shares = {part: how.share for part, how in Tuning.parse(cfg.tuning).items()}
     state = {}
     for name, tensor in module.model.state_dict().items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all processes take part
         if world.is_main:
-            state[name] = whole.to("cpu", dtype)
+            state[name] = whole.to("cpu", dtype if shares[part_of(name)] == 1 else torch.float32)
     if world.is_main:
         source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
+        if source is not None and min(shares.values()) < 1:
+            state |= {name: value.to(dtype) for name, value in blend(read_weights(source), state, shares)}
         save_checkpoint(folder, state, hf_config(module.model), dtype=dtype, source=source)
     world.barrier()
