@@ -250,16 +250,17 @@ def _add_loose(block: _Block, line: _Line) -> bool:
 def _bare_blocks(lines: list[_Line]) -> Iterator[_Block]:
     """Yield a block for each line that ends in a question mark; its answer goes on until an empty line."""
     block: _Block | None = None
-    for line in lines:
+    for line, after in zip_longest(lines, lines[1:]):
+        answer, option = _ANSWER.match(line.text), _OPTION.match(line.text)
         if line.text.endswith("?") and not (_CLOSING.match(line.text) and block and block.answer):
             if block is not None:
                 yield block
             block = _Block([line.text])
         elif block is None:
             continue
-        elif option := (_OPTION.match(line.text) if block.answer is None else None):
+        elif block.answer is None and option and (option["letter"] != "A" or not answer or _is_b(after)):
             block.options.append((option["letter"], option["text"]))
-        elif answer := _ANSWER.match(line.text):
+        elif answer:
             block.answer = [*(block.answer or []), answer["text"]]
         elif block.answer is None or not line.apart:
             block.answer = [*(block.answer or []), line.text]

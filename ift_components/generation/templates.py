@@ -50,8 +50,8 @@ Caption: {{caption}}
 What else is known: {{context}}"""
 
 _DESCRIPTION = """You are given the caption of a figure in a medical paper and the sentences of the paper that refer to it.
-Describe the image in detail, in full sentences, as if you looked at it. Do not speak of a caption, a text or a context. Leave out
-what cannot be seen in an image: names, dates, the patient's history. Tell nothing that the text does not tell. Write the
+Describe the image in detail, in full sentences, as if you looked at it. Do not speak of a caption, a text or a context. Leave
+out what cannot be seen in an image: names, dates, the patient's history. Tell nothing that the text does not tell. Write the
 description only.
 
 Caption: {caption}
