@@ -29,7 +29,9 @@ def main(cfg: GenerateSettings) -> None:
     """Generate questions from the captions of a prepared folder by a language model."""
     manifest = generate(cfg.data, cfg.output_dir, cfg)
     outcome = manifest["generation"]
-    print(f"{outcome['replies']} replies about {outcome['captions']} captions, {outcome['replies_complete']} of them whole")
+    print(
+        f"{outcome['replies']} replies about {outcome['captions']} captions, {outcome['replies_complete']} of them whole"
+    )
     print(f"{outcome['pairs']} pairs parsed")
     for reason, count in outcome["refused"].items():
         print(f"refused: {count} ({reason})")

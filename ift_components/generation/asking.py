@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ift_components.chat import ChatClient, Request
+from ift_components.data.splitting import split_name
 from ift_components.errors import ConfigError, DataError, UserError
 from ift_components.files import locked
 
@@ -113,7 +114,15 @@ class ReplyFile:
     def key(self, task: Task) -> str:
         """Return what a task's reply is filed under."""
         server = self.server
-        state = [task.image_id, task.prompt, server.model, server.temperature, server.top_p, server.max_tokens, server.seed]
+        state = [
+            task.image_id,
+            task.prompt,
+            server.model,
+            server.temperature,
+            server.top_p,
+            server.max_tokens,
+            server.seed,
+        ]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
 
     def read(self) -> dict[str, StoredReply]:
@@ -235,5 +244,5 @@ class ImportOptions:
         fields = [self.image_field, self.reply_field, *([self.split_field] if self.split_field else [])]
         if not isinstance(row, dict) or any(not isinstance(row.get(name), str) for name in fields):
             raise DataError(f"{where} needs the fields {', '.join(fields)} as text")
-        return StoredReply(row[self.image_field], row[self.reply_field], row[self.split_field] if self.split_field else None)
-
+        split = split_name(row[self.split_field]) if self.split_field else None
+        return StoredReply(row[self.image_field], row[self.reply_field], split)

@@ -106,7 +106,9 @@ def generate(data: str | Path, output_dir: str | Path, options: GenerateOptions)
         outcome |= {"filtered": {name: dict(counts) for name, counts in filtered.items()}, "reviewed": reviewed}
         outcome["kept"] = len(left)
         with complete_folder(out) as growing:
-            manifest = _write(folder, growing, source, {**identity, "generation": identity["generation"] | outcome}, left)
+            manifest = _write(
+                folder, growing, source, {**identity, "generation": identity["generation"] | outcome}, left
+            )
             if options.review.pairs and not private:
                 write_text(growing / "review.html", review_page(growing, left, options.review, identity["fingerprint"]))
     return manifest
@@ -142,7 +144,9 @@ def _replies(
     """Return the imported replies and those of the server, which is asked for what it has not replied to yet."""
     replies = options.imported.read()
     if options.server.model is not None:
-        path = Path(options.replies).expanduser() if options.replies else folder.with_name(f"{folder.name}.replies.jsonl")
+        path = (
+            Path(options.replies).expanduser() if options.replies else folder.with_name(f"{folder.name}.replies.jsonl")
+        )
         file = ReplyFile(path, options.server, options.template)
         tasks = [Task(c.image_id, template.render(c.text, c.context, options.count)) for c in captions if c.text]
         file.ask(tasks, options.server.client(private=private))
@@ -190,7 +194,9 @@ def _elsewhere(folder: Path, captions: Sequence[_Caption]) -> dict[str, tuple[st
                 splits_of[f"group {row['group']}"].add(split)
                 keys[row["id"]].append(f"group {row['group']}")
     return {
-        caption.image_id: tuple(sorted({split for key in keys[caption.image_id] for split in splits_of[key]} - {caption.split}))
+        caption.image_id: tuple(
+            sorted({split for key in keys[caption.image_id] for split in splits_of[key]} - {caption.split})
+        )
         for caption in captions
     }
 
@@ -220,10 +226,14 @@ def _parse(
                 full = Pair(pair.question or template.question, answer, pair.options)
                 near = elsewhere[caption.image_id]
                 candidates.append(
-                    Candidate(caption.image_id, caption.split, full, caption.text, caption.facts, name, reply.split, near)
+                    Candidate(
+                        caption.image_id, caption.split, full, caption.text, caption.facts, name, reply.split, near
+                    )
                 )
     if not total:
-        raise DataError("imported.path: no reply is about an image of the prepared folder; is imported.image_field right?")
+        raise DataError(
+            "imported.path: no reply is about an image of the prepared folder; is imported.image_field right?"
+        )
     counts = {
         "captions": len(captions),
         "captions_empty": sum(not caption.text for caption in captions),
@@ -254,7 +264,8 @@ def _write(
     (growing / "questions").mkdir(exist_ok=True)
     counts = {split: _write_questions(growing, split, by_image) for split in SPLITS}
     root = Path(str(source["builder"]["arguments"].get("root") or "/"))
-    checked = Source(root, Schema.from_dict(source["schema"]), (), lambda _: iter(()))
+    schema = Schema.from_dict(source["schema"]) if source["schema"]["attributes"] else Schema(())
+    checked = Source(root, schema, (), lambda _: iter(()))
     near = bool(source["options"].get("near_duplicates"))
     manifest = {
         **source,

@@ -234,7 +234,9 @@ def yes_no_balance(max_ratio: float = 1.0, seed: int = 0) -> Filter:
         out = [""] * len(candidates)
         for (split, word), places in by_answer.items():
             others = by_answer.get((split, "no" if word == "yes" else "yes"), [])
-            order = sorted(places, key=lambda place: hashlib.sha256(f"{seed}/{candidates[place].key}".encode()).digest())
+            order = sorted(
+                places, key=lambda place: hashlib.sha256(f"{seed}/{candidates[place].key}".encode()).digest()
+            )
             for place in order[int(max_ratio * len(others)) :] if len(places) > len(others) else ():
                 out[place] = f"too many answers of {word}"
         return out

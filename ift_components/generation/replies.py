@@ -121,7 +121,8 @@ def parse_choices(reply: str) -> Parsed:
     parsed = parse_pairs(reply)
     without = sum(pair.options is None for pair in parsed.pairs)
     return Parsed(
-        [pair for pair in parsed.pairs if pair.options is not None], parsed.refused + ["question without options"] * without
+        [pair for pair in parsed.pairs if pair.options is not None],
+        parsed.refused + ["question without options"] * without,
     )
 
 

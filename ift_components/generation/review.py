@@ -56,7 +56,9 @@ class Decisions:
             raise DataError(f"review.decisions: {file} cannot be read as JSON: {error}") from error
         decisions = content.get("decisions") if isinstance(content, dict) else None
         if not isinstance(decisions, dict) or any(value not in ("keep", "drop") for value in decisions.values()):
-            raise DataError(f"review.decisions: {file} is no file of the review page (decisions of keep or drop by key)")
+            raise DataError(
+                f"review.decisions: {file} is no file of the review page (decisions of keep or drop by key)"
+            )
         return cls(decisions)
 
     def apply(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], dict[str, int]]:
@@ -77,7 +79,9 @@ def review_page(folder: Path, candidates: Sequence[Candidate], options: ReviewOp
         options: how many, and the seed.
         fingerprint: of the build, kept with the decisions.
     """
-    order = sorted(candidates, key=lambda c: hashlib.sha256(f"{options.seed}/{c.key}".encode()).digest())[: options.pairs]
+    order = sorted(candidates, key=lambda c: hashlib.sha256(f"{options.seed}/{c.key}".encode()).digest())[
+        : options.pairs
+    ]
     images = _images(folder, {candidate.image_id for candidate in order})
     pairs = [_card(candidate, images[candidate.image_id]) for candidate in order]
     template = environment("ift_components.generation").get_template("review.html")

@@ -38,7 +38,7 @@ LABELLED = "Q: Is it dark?\nA: Yes\n\nQ: Where is it?\nA: In the liver."
         "1. Is it dark?\nA: Yes\n\n2. Where is it?\nA: In the liver.",
         "Q: Is it dark?\nA: Yes\n\nQ: Where is it?\nA: In\nthe liver.",
         '[{"question": "Is it dark?", "answer": "Yes"}, {"question": "Where is it?", "answer": "In the liver."}]',
-        '```json\n{"p": [{"Question": "Is it dark?", "Answer": "Yes"}, {"question": "Where is it?", "answer": "In the liver."}]}```',
+        '{"p": [{"Question": "Is it dark?", "Answer": "Yes"}, {"question": "Where is it?", "answer": "In the liver."}]}',
         LABELLED.replace("\n", "\r\n"),
     ],
 )
@@ -92,7 +92,9 @@ CHOICE = "Q: Which modality?\nA) CT\nB) MRI\nC) X-ray\nD) Ultrasound\n"
         "Q: Which modality?\nA: CT\nB: MRI\nC: X-ray\nD: Ultrasound\nAnswer: B",
         "1. Which modality?\nA. CT\nB. MRI\nC. X-ray\nD. Ultrasound\nAnswer: B",
         json.dumps([{"question": "Which modality?", "options": OPTIONS, "answer": "MRI"}]),
-        json.dumps([{"question": "Which modality?", "options": dict(zip("ABCD", OPTIONS, strict=True)), "answer": "B"}]),
+        json.dumps(
+            [{"question": "Which modality?", "options": dict(zip("ABCD", OPTIONS, strict=True)), "answer": "B"}]
+        ),
     ],
 )
 def test_options(reply):
@@ -139,7 +141,9 @@ def test_one_question(reply, question, reason):
 
 
 def test_one_pair_and_descriptions():
-    assert parse_one_pair("Q: Why?\nA: Because of the mass.\nIt grew.").pairs == [Pair("Why?", "Because of the mass. It grew.")]
+    assert parse_one_pair("Q: Why?\nA: Because of the mass.\nIt grew.").pairs == [
+        Pair("Why?", "Because of the mass. It grew.")
+    ]
     assert parse_one_pair(LABELLED).refused == ["several pairs instead of one"]
     text = "The liver is dark.\n\nIts edge is sharp."
     for reply in (text, f"Here is a description:\n\n{text}\n\nLet me know if you need more."):
