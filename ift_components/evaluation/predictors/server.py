@@ -7,8 +7,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from ift_components.chat import ChatClient, Request
 from ift_components.errors import ConfigError
-from ift_components.evaluation.chat import ChatClient, Request
 from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
 from ift_components.evaluation.records import Item
 
