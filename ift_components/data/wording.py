@@ -1,4 +1,4 @@
-"""The multiple-choice prompt of the paper."""
+"""How questions are worded: the multiple-choice prompt of the paper, which training and evaluation share."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
