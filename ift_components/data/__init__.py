@@ -1,5 +1,7 @@
 """Prepared folders and everything that reads or writes them."""
 
-from ift_components.data.dataset import ReportDataset as report_dataset  # noqa: N813 (named as torchtune names datasets)
+# Components are functions to YAML, and named as torchtune names datasets.
+from ift_components.data.dataset import ReportDataset as report_dataset  # noqa: N813
+from ift_components.data.question_dataset import QuestionDataset as question_dataset  # noqa: N813
 
-__all__ = ["report_dataset"]
+__all__ = ["question_dataset", "report_dataset"]

@@ -27,10 +27,13 @@ class Sample:
 
     Attributes:
         id: its name, unique within the dataset's pass.
-        prompt: token ids up to and including the assistant's header.
+        prompt: token ids that all responses share: up to and including the assistant's header, or, where the sample holds
+            `questions`, up to and including the image.
         responses: the token ids of one or more responses, each with its end-of-turn token.
         image: [tiles, 3, h, w] normalised pixels.
         source: name of the data source, one of the dataset's `sources`; losses are logged by it.
+        questions: one for each response, the rest of its own prompt, up to and including the assistant's header; they carry
+            no loss. Empty where all responses share the whole prompt.
     """
 
     id: str
@@ -38,18 +41,27 @@ class Sample:
     responses: list[list[int]]
     image: Tensor
     source: str = "reports"
+    questions: Sequence[list[int]] = ()
 
 
 class TrainingDataset(Protocol):
-    """What the training loop reads samples from."""
+    """What the training loop reads samples from; a class that names it as its base has the defaults below."""
 
-    @property
-    def sources(self) -> Sequence[str]:
-        """Names of the data sources that its samples are from, each once; the same on every process."""
+    sources: Sequence[str]
+    """Names of the data sources that its samples are from, each once; the same on every process."""
 
-    @property
-    def has_slots(self) -> bool:
-        """Whether any sample's prompt holds proxy slots."""
+    has_slots: bool
+    """Whether any sample's prompt holds proxy slots."""
+
+    is_ordered: bool = False
+    """Whether the samples are to be trained on in the order of their indices; otherwise the sampler shuffles them."""
+
+    prepared_splits: Sequence[tuple[Path, str]] = ()
+    """The prepared folders, each with the split, that the samples are from; empty for those that are drawn."""
+
+    def notes(self) -> list[str]:
+        """Return lines that a user should read before training starts."""
+        return []
 
     def __len__(self) -> int:
         """Samples of one epoch."""
@@ -95,7 +107,7 @@ class DatasetContext:
         return Slots(self.proxy_vectors)
 
 
-class ReportDataset(Dataset[Sample]):
+class ReportDataset(Dataset[Sample], TrainingDataset):
     """The reports of one split of a prepared folder, a `TrainingDataset`.
 
     Args:
@@ -144,6 +156,7 @@ class ReportDataset(Dataset[Sample]):
         self._prompt = prompt_tokens(context.transform, prompt)
         self.sources = (name,)
         self.has_slots = isinstance(prompt, Slots)
+        self.prepared_splits = ((Path(source), split),)
         self._image = ImageTransform(context.transform)
         self._rows = load_reports(Path(source), split)
         if limit is not None:
@@ -177,6 +190,15 @@ class ReportDataset(Dataset[Sample]):
         """Set the epoch (from 0) that the next orders are drawn for."""
         self._epoch = epoch
 
+    def texts(self) -> list[str]:
+        """Return each sample's report, unshuffled."""
+        return list(self._texts["report"]) * self._repeat
+
+    def values(self, attribute: str) -> list[str | None]:
+        """Return each sample's value of an attribute, None where it has none."""
+        rows = [{item["name"]: item["value"] for item in row} for row in self._texts["attributes"]]
+        return [row.get(attribute) for row in rows] * self._repeat
+
     def __len__(self) -> int:
         return len(self._rows) * self._repeat
 
@@ -196,12 +218,17 @@ class ReportDataset(Dataset[Sample]):
 
     def _pixels(self, number: int) -> Tensor:
         if self._cache is None:
-            return self._image(_decoded(self._rows[number]))
-        squashed = self._cache.get(number, lambda: self._image.squash(_decoded(self._rows[number])))
+            return self._image(decoded(self._rows[number]))
+        squashed = self._cache.get(number, lambda: self._image.squash(decoded(self._rows[number])))
         return self._image.normalise(squashed)
 
 
-def _decoded(row: dict[str, Any]) -> Image.Image:
+def decoded(row: dict[str, Any]) -> Image.Image:
+    """Return a row's image.
+
+    Raises:
+        DataError: if it has none.
+    """
     image = row["image"]
     if not isinstance(image, Image.Image):
         raise DataError(f"sample '{row['id']}' has no image; prepare the folder again")
@@ -209,21 +236,22 @@ def _decoded(row: dict[str, Any]) -> Image.Image:
 
 
 def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lay out one sample: the prompt, then its responses one after another, each continuing from the prompt.
+    """Lay out one sample: the prompt, then its responses one after another, each with its question before it if it has one.
 
     Returns:
-        Tokens, positions and segment (0 for the prompt, k for response k), each [s], and the places that predict a response's
-        token, [n] (the prompt's last place predicts the first token of every response).
+        Tokens, positions and segment (0 for the prompt, k for question and response k), each [s], and the places that predict a
+        response's token, [n]; the last place of its prompt, shared or its own, predicts the first token of a response.
     """
     prompt = len(sample.prompt)
     tokens, positions, segments = list(sample.prompt), list(range(prompt)), [0] * prompt
     places: list[int] = []
-    for number, response in enumerate(sample.responses, start=1):
-        start = len(tokens)
-        places += [prompt - 1, *range(start, start + len(response) - 1)]
-        tokens += response
-        positions += range(prompt, prompt + len(response))
-        segments += [number] * len(response)
+    for number, response in enumerate(sample.responses):
+        question = sample.questions[number] if sample.questions else []
+        start = len(tokens) + len(question)
+        places += [start - 1 if question else prompt - 1, *range(start, start + len(response) - 1)]
+        tokens += [*question, *response]
+        positions += range(prompt, prompt + len(question) + len(response))
+        segments += [number + 1] * (len(question) + len(response))
     return torch.tensor(tokens), torch.tensor(positions), torch.tensor(segments), torch.tensor(places, dtype=torch.long)
 
 
@@ -248,8 +276,8 @@ def collate(
         raise DataError(
             f"sample '{id_}' does not hold exactly one <|image|> token; every sample needs exactly one image"
         )
-    # Several responses lie behind one prompt in a row: each counts its positions from the prompt's end and sees the prompt and
-    # itself alone, so that the row computes what one row a response would. A single response is plainly causal: no mask.
+    # Several responses lie behind one prompt in a row: each counts its positions from the prompt's end and sees the prompt, its
+    # own question and itself alone, so that the row computes what one row a response would. A single one is causal: no mask.
     positions = mask = None
     if any(len(sample.responses) > 1 for sample in samples):
         positions = pad_sequence([row[1] for row in rows], batch_first=True)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from PIL import Image
 
 from ift_components.data.prepared import load_questions, load_reports
+from ift_components.data.wording import letters
 from ift_components.errors import DataError
-from ift_components.evaluation.questions import letters
 from ift_components.evaluation.records import Item
 from ift_components.evaluation.tasks import CHOICE, REPORT, task_of_kind
 

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters
+from ift_components.data.wording import ANSWER_PREFIX, letters
 
 
 def parse_paper(text: str, options: Sequence[str]) -> int | None:

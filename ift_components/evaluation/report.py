@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from ift_components.data.wording import letters
 from ift_components.evaluation.charts import latex_rows, radar, shades
-from ift_components.evaluation.questions import letters
 from ift_components.evaluation.records import Prediction
 from ift_components.evaluation.tasks import CHOICE, of_task
 from ift_components.files import write_text

@@ -6,7 +6,7 @@ This is the one table in which tasks differ; everything else looks here.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ift_components.evaluation.questions import multiple_choice_prompt
+from ift_components.data.wording import multiple_choice_prompt
 from ift_components.evaluation.records import Prediction, Score
 from ift_components.evaluation.scorers import (
     AnswerMatch,

@@ -16,8 +16,8 @@ from ift_components.data.builders.wbcatt import SCHEMA as CELL_SCHEMA
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
 from ift_components.data.schema import Schema
+from ift_components.data.wording import letters
 from ift_components.errors import ConfigError
-from ift_components.evaluation.questions import letters
 from ift_components.miniature import tasks
 from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
 from ift_components.models.forward import Batch

@@ -7,7 +7,7 @@ in a dataset's reports ("irregular nucleus shape, ..."). A model that answers ev
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters, multiple_choice_prompt, option_lines
+from ift_components.data.wording import ANSWER_PREFIX, letters, multiple_choice_prompt, option_lines
 
 Values = Mapping[str, str]  # attribute name to its value, those that apply
 Choices = Mapping[str, Sequence[str]]  # attribute name to all of its values

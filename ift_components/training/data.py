@@ -1,5 +1,6 @@
 """Loaders of training and validation samples, whose order depends on seed and epoch alone."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,8 @@ from ift_components.training.settings import TrainSettings
 class ResumableSampler(DistributedSampler[int]):
     """A process's share of an epoch's order, from a given sample on.
 
-    The order is torch's: a permutation drawn from seed and epoch, which the processes take turns in. A step therefore holds
-    the same samples however many processes share it.
+    The order is torch's: a permutation drawn from seed and epoch, or the dataset's own, which the processes take turns in. A
+    step therefore holds the same samples however many processes share it.
 
     Attributes:
         start: samples of this process's share to leave out at the front of the next epoch.
@@ -88,7 +89,12 @@ def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
     """
     dataset, make_batch = _dataset(cfg, cfg.dataset, "dataset")
     sampler = ResumableSampler(
-        cast("Dataset[int]", dataset), world.size, world.rank, shuffle=True, seed=cfg.seed, drop_last=True
+        cast("Dataset[int]", dataset),
+        world.size,
+        world.rank,
+        shuffle=not dataset.is_ordered,
+        seed=cfg.seed,
+        drop_last=True,
     )
     loader = DataLoader(
         cast("Dataset[Sample]", dataset),
@@ -125,6 +131,13 @@ def build_validation_loader(cfg: TrainSettings, world: World) -> DataLoader[Batc
 def data_sources(loader: DataLoader[Batch]) -> tuple[str, ...]:
     """Return the names of the sources that a loader's samples are from."""
     return tuple(cast("TrainingDataset", loader.dataset).sources)
+
+
+def print_notes(loader: DataLoader[Batch], world: World) -> None:
+    """Print what the training data's dataset wants a user to know, once."""
+    if world.is_main:
+        for note in cast("TrainingDataset", loader.dataset).notes():
+            print(note, file=sys.stderr)
 
 
 def global_batch_size(cfg: TrainSettings, world: World) -> int:

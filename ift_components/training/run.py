@@ -26,6 +26,7 @@ from ift_components.training.data import (
     data_sources,
     epoch_batches,
     global_batch_size,
+    print_notes,
     steps_per_epoch,
 )
 from ift_components.training.loop import Trainer
@@ -98,6 +99,7 @@ class TrainingRun:
         if cfg.resume:
             self._resume()
         self._try_out()
+        print_notes(self.loader, world)
 
     def _build_trainer(self) -> Trainer:
         cfg, world, tuning = self.cfg, self.world, self.stage.tuning

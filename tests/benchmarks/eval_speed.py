@@ -26,10 +26,10 @@ import mllama
 
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Text, prompt_tokens
+from ift_components.data.wording import multiple_choice_prompt
 from ift_components.evaluation.items import Item
 from ift_components.evaluation.predictors import Work
 from ift_components.evaluation.predictors.own import OwnPredictor
-from ift_components.evaluation.questions import multiple_choice_prompt
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.tile_padding import set_tile_padding

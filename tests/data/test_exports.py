@@ -17,8 +17,8 @@ from trees import build, leftovers, rows, save_csv, save_picture, wbcatt_tree
 
 from ift_components.data.builders import image_table, image_text, wbcatt
 from ift_components.data.exports import ExportOptions, export
+from ift_components.data.wording import multiple_choice_prompt
 from ift_components.errors import ConfigError, DataError, UserError
-from ift_components.evaluation.questions import multiple_choice_prompt
 
 
 @pytest.fixture(params=["embed", "path"])

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from ift_components.data.wording import letters, multiple_choice_prompt
 from ift_components.evaluation.parsing import parse_paper, parse_strict
-from ift_components.evaluation.questions import letters, multiple_choice_prompt
 
 SIZE = ["big", "small"]
 NUCLEUS = ["irregular", "segmented-bilobed", "segmented-multilobed", "unsegmented-band", "unsegmented-indented"]

@@ -12,11 +12,11 @@ from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Slots, Text, prompt_tokens
+from ift_components.data.wording import ANSWER_PREFIX, letters
 from ift_components.errors import ConfigError
 from ift_components.evaluation import engine
 from ift_components.evaluation.engine import EncodedImages, Engine
 from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
-from ift_components.evaluation.questions import ANSWER_PREFIX, letters
 from ift_components.evaluation.records import Item
 from ift_components.evaluation.tasks import TASKS
 from ift_components.files import sha256

@@ -1,4 +1,4 @@
-"""The multiple-choice prompt of the paper."""
+"""How questions are worded: the multiple-choice prompt of the paper, which training and evaluation share."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -32,3 +32,8 @@ def multiple_choice_prompt(question: str, options: Sequence[str]) -> str:
 def option_lines(options: Sequence[str]) -> list[str]:
     """Return the options' texts, each behind its letter."""
     return [f"{letter}. {option}" for letter, option in zip(letters(len(options)), options, strict=True)]
+
+
+def choice_answer(answer: int) -> str:
+    """Return the answer that names option `answer` (from 0), as the prompt asks for it."""
+    return f"{ANSWER_PREFIX} {letters(answer + 1)[answer]}."
