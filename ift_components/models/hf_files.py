@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from torchtune.models.llama3._tokenizer import CL100K_PATTERN, Llama3Tokenizer
+from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
 from ift_components.files import write_json, write_text
+from ift_components.models.torchtune_private import CL100K_PATTERN
 
 INDEX = "model.safetensors.index.json"
 # The key of `config.json` that tells how a model's pictures were laid out in training: {"tiles": 1, "tile_padding": ...}.

@@ -23,10 +23,7 @@ _LAYOUTS = {
     "none": "one tile alone, as torchtune computes it; transformers and servers compute another layout and answer differently",
     "meta": "one tile padded to four as in Meta's training, which transformers and servers compute",
 }
-_TUNED = (
-    "A Llama-3.2-Vision model tuned on medical images and their reports by instruction-free tuning. In place of the "
-    "instruction stood {prompt}."
-)
+_TUNED = "A Llama-3.2-Vision model tuned on medical images and their reports: {prompt}."
 _PICTURES = (
     "Every picture was turned upright and resized to one square tile whatever its shape (bicubic). The model saw it as "
     "{layout} (`tile_padding: {tile_padding}`). transformers' processor cuts a picture that is larger than a tile into "
@@ -45,12 +42,12 @@ class RunFacts:
     """What a model card tells of a run; nothing of it may be private text.
 
     Attributes:
-        base: name of the model that training started from, a folder's name or one on the Hub; None for random weights.
+        base: name of the model that training started from, as `base_name` finds it; None for random weights.
         base_licence: its licence, as `base_licence` reads it.
         data: for each dataset the numbers of its training samples, by kind.
         private: whether some of the data must not be published.
         trained: for each trained part how it was trained, in words.
-        prompt: what stood in the place of the instruction, in words.
+        prompt: what the instruction was or what stood in its place, as a clause.
         settings: further settings by name: steps, samples a step, learning rate, dtype.
         seed: the run's seed.
         tile_padding: the layout of pictures in training, `none` or `meta`.
@@ -65,6 +62,16 @@ class RunFacts:
     settings: Mapping[str, str | int | float]
     seed: int
     tile_padding: str
+
+
+def base_name(folder: Path) -> str:
+    """Return a checkpoint's name: on the Hub if it lies in the Hub's cache, else its card's title or its folder's name."""
+    for name in folder.absolute().parts:
+        if name.startswith("models--"):
+            return name.removeprefix("models--").replace("--", "/")
+    path = folder / CARD
+    title = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE) if path.is_file() else None
+    return title.group(1).split(":")[0].strip() if title else folder.absolute().name
 
 
 def base_licence(folder: Path | None) -> str | None:
@@ -107,7 +114,7 @@ def model_card(facts: RunFacts) -> str:
     data = {name: ", ".join(f"{n} {kind}" for kind, n in counts.items()) for name, counts in facts.data.items()}
     pictures = _PICTURES.format(layout=_LAYOUTS[facts.tile_padding], tile_padding=facts.tile_padding)
     lines = ["---", header, "---", f"# {facts.base or 'A Llama-3.2-Vision model'}, tuned", ""]
-    lines += [_TUNED.format(prompt=facts.prompt), "", *_table("data", data)]
+    lines += [_TUNED.format(prompt=facts.prompt), "", *_table("training data", data)]
     lines += [_PRIVATE, ""] if facts.private else []
     lines += _table("trained part", facts.trained)
     lines += _table("setting", {"seed": facts.seed, **facts.settings})

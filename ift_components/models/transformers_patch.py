@@ -84,15 +84,6 @@ def correct_rows(model: MllamaForConditionalGeneration) -> None:
             layer.__class__ = ImageRowsLayer
 
 
-class CorrectedMllama(MllamaForConditionalGeneration):
-    """`MllamaForConditionalGeneration` that computes what Meta's model does, with the same weights under the same names."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        correct_taps(self)
-        correct_rows(self)
-
-
 class SquashingImageProcessor(MllamaImageProcessor):
     """`MllamaImageProcessor` that squashes every picture into one tile, as training does."""
 
@@ -113,8 +104,11 @@ class SquashingImageProcessor(MllamaImageProcessor):
         return squash(images, self.size["height"])
 
 
-def load(folder: str | Path, **kwargs: Any) -> tuple[CorrectedMllama, MllamaProcessor]:
+def load(folder: str | Path, **kwargs: Any) -> tuple[MllamaForConditionalGeneration, MllamaProcessor]:
     """Load a Llama-3.2-Vision checkpoint into transformers, with the corrections.
+
+    The parts are replaced in a model of transformers' own class: its loader renames weights, and its pipelines know a model, by
+    the name of the class.
 
     Args:
         folder: the checkpoint, with its processor's files.
@@ -123,7 +117,9 @@ def load(folder: str | Path, **kwargs: Any) -> tuple[CorrectedMllama, MllamaProc
     Returns:
         The model and its processor, which squashes pictures if the model was trained on squashed ones.
     """
-    model = CorrectedMllama.from_pretrained(folder, **kwargs).eval()
+    model = MllamaForConditionalGeneration.from_pretrained(folder, **kwargs).eval()
+    correct_taps(model)
+    correct_rows(model)
     processor = MllamaProcessor.from_pretrained(folder)
     if is_squashed(model.config):
         processor.image_processor = SquashingImageProcessor.from_pretrained(folder)

@@ -107,7 +107,7 @@ def offload_activations(world: World) -> OffloadActivations:
     return OffloadActivations()
 
 
-def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World) -> None:
+def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World, card: str) -> None:
     """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
 
     Args:
@@ -115,6 +115,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         module: the training forward around the model.
         cfg: a config of `TrainSettings`.
         world: the processes; all must call this.
+        card: text of its model card.
     """
     dtype = parse_dtype(cfg.save_dtype or cfg.dtype)
     state = {}
@@ -124,5 +125,14 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
             state[name] = whole.to("cpu", dtype)
     if world.is_main:
         source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-        save_checkpoint(folder, state, hf_config(module.model), dtype=dtype, source=source)
+        save_checkpoint(
+            folder,
+            state,
+            hf_config(module.model),
+            dtype=dtype,
+            source=source,
+            transform=instantiate(cfg.tokenizer, "tokenizer"),
+            tile_padding=cfg.tile_padding,
+            model_card=card,
+        )
     world.barrier()

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from ift_components.errors import ConfigError
 from ift_components.models import model_card
-from ift_components.models.model_card import RunFacts, base_licence, with_scores
+from ift_components.models.model_card import RunFacts, base_licence, base_name, with_scores
 from ift_components.models.tiny import TINY_CHECKPOINT
 
 FACTS = RunFacts(
@@ -17,7 +17,7 @@ FACTS = RunFacts(
     data={"wbcatt": {"reports": 6169}, "smears": {"reports": 2000, "questions": 40}},
     private=False,
     trained={"encoder": "full, learning rate 2e-05", "fusion": "full, learning rate 2e-05"},
-    prompt="a proxy instruction of 8 vectors (rule track, momentum 0.999)",
+    prompt="in place of an instruction stood a proxy of 8 vectors (rule track, momentum 0.999)",
     settings={"steps": 1250, "samples a step": 2, "dtype": "bf16"},
     seed=3,
     tile_padding="meta",
@@ -76,6 +76,13 @@ def test_scores_are_put_in_from_the_command_line(tmp_path, monkeypatch):
     text = (tmp_path / "README.md").read_text()
     assert "| on the test split of cells | |\n|---|---|\n| accuracy | 0.750 |\n| questions | 8 |\n| interval |" in text
     assert "12.5" not in text
+
+
+def test_a_base_is_named_without_its_path(tmp_path):
+    assert base_name(TINY_CHECKPOINT) == "The miniature"
+    cached = tmp_path / "models--meta-llama--Llama-3.2-11B-Vision-Instruct" / "snapshots" / "9eb2daaa"
+    assert base_name(cached) == "meta-llama/Llama-3.2-11B-Vision-Instruct"
+    assert base_name(tmp_path / "Llama-3.2-11B") == "Llama-3.2-11B"
 
 
 def test_the_bases_licence_is_read_from_its_card(tmp_path):

@@ -14,7 +14,6 @@ from ift_components.models import tiny_vision_transform  # noqa: E402
 from ift_components.models.hf_files import IMAGE_LAYOUT  # noqa: E402
 from ift_components.models.tiny import TINY_CHECKPOINT  # noqa: E402
 from ift_components.models.transformers_patch import (  # noqa: E402
-    CorrectedMllama,
     ImageRowsLayer,
     SquashingImageProcessor,
     TapBeforeEncoder,
@@ -77,7 +76,9 @@ def test_a_model_that_was_not_trained_on_squashed_pictures_keeps_its_tiles(tmp_p
 
 def test_every_part_that_is_wrong_is_replaced(loaded):
     model, processor = loaded
-    assert isinstance(model, CorrectedMllama)
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(TINY_CHECKPOINT, dtype=torch.float32)
+    assert type(model) is type(stock)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), stock.parameters(), strict=True))
     assert isinstance(model.model.vision_model.transformer, TapBeforeEncoder)
     assert [isinstance(layer, ImageRowsLayer) for layer in model.model.language_model.layers] == [
         index in model.config.text_config.cross_attention_layers for index in range(9)
