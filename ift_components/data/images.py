@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchtune.models.clip import CLIPImageTransform
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
+
+from ift_components.models.pictures import squash
 
 
 class ImageTransform:
@@ -36,8 +38,7 @@ class ImageTransform:
 
     def squash(self, image: Image.Image) -> Image.Image:
         """Return the picture upright, in RGB, [size, size]."""
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        return upright.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return squash(image, self.size)
 
     def normalise(self, squashed: Image.Image) -> Tensor:
         """Return a squashed picture as [1 tile, 3, size, size] in fp32."""

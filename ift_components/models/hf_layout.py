@@ -1,29 +1,40 @@
-"""Reading and writing checkpoints in Hugging Face's file layout, with the key names of torchtune's `FullModelHFCheckpointer`.
+"""Reading and writing a checkpoint's config and weights in Hugging Face's file layout; `hf_files.py` writes its other files.
 
-A folder holds `config.json`, `model-0000i-of-0000n.safetensors` and `model.safetensors.index.json`. Names are the old ones
-(`language_model.model...`), which Meta's published checkpoints, torchtune and transformers' loader all read.
+A folder holds `config.json`, `model-0000i-of-0000n.safetensors` and `model.safetensors.index.json`. Weights are written under
+the older names (`language_model.model...`), which Meta's published checkpoints, torchtune, SGLang and transformers all read;
+the newer ones (`model.language_model...`, `lm_head`) are read too.
 """
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.errors import ConfigError
-from ift_components.files import complete_folder, partial_folder, write_json
+from ift_components.files import complete_folder, partial_folder, write_json, write_text
+from ift_components.models.hf_files import IMAGE_LAYOUT, INDEX, write_files
 from ift_components.models.torchtune_private import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 
-_INDEX = "model.safetensors.index.json"
+_MODEL_TYPE = "mllama"
+# The two halves of the embedding matrix, one in the layout.
+_EMBEDDINGS = ("decoder.tok_embeddings.weight", "decoder.tok_embeddings.fusion_embedding.weight")
+# transformers 4.52 and later save the newer names; both name the same weights.
+_OLDER_NAMES = (
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+    (re.compile(r"^model\.language_model\."), "language_model.model."),
+    (re.compile(r"^model\.(vision_model|multi_modal_projector)\."), r"\1."),
+)
 # Hugging Face numbers the shapes (in tiles) that an image can be cut into; 0 is kept for padding.
 _ASPECT_RATIOS = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
 
@@ -86,11 +97,36 @@ def hf_config(model: DeepFusionModel) -> dict[str, Any]:
     }
     return {
         "architectures": ["MllamaForConditionalGeneration"],
-        "model_type": "mllama",
+        "model_type": _MODEL_TYPE,
         "image_token_index": decoder.output.out_features,
         "text_config": text_config,
         "vision_config": vision_config,
     }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the `config.json` of a Llama-3.2-Vision checkpoint.
+
+    Raises:
+        ConfigError: if it is missing, no JSON, of another kind of model, or lacks what the weights' conversion needs.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"checkpoint_dir: {folder} has no config.json; expected a checkpoint in Hugging Face layout")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"checkpoint_dir: {path} is not JSON ({error}); download or save it again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != _MODEL_TYPE:
+        raise ConfigError(
+            f"checkpoint_dir: {path} is of a model of type '{model_type}'; expected '{_MODEL_TYPE}' (Llama-3.2-Vision)"
+        )
+    try:
+        _converter(llama3_vision_hf_to_tune, config)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"checkpoint_dir: {path} lacks {error}; expected Llama-3.2-Vision's config") from error
+    return dict(config)
 
 
 def _converter(
@@ -119,9 +155,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ConfigError(f"checkpoint_dir: {folder} is not a folder; expected a checkpoint in Hugging Face layout")
-    index = folder / _INDEX
+    index = folder / INDEX
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"checkpoint_dir: {index} is no index of weights; download or save it again") from error
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("proxy_"))
     missing = [name for name in names if not (folder / name).is_file()]
@@ -131,14 +170,29 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _weights(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (torchtune name, tensor), one tensor in memory at a time, converting each by itself."""
+def older_name(key: str) -> str:
+    """Return a weight's name in the form that Meta's published checkpoints have, whichever form it is given in."""
+    for pattern, replacement in _OLDER_NAMES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _weights(folder: Path, config: Mapping[str, Any], unread: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (torchtune name, tensor), one tensor in memory at a time; why others cannot be converted joins `unread`."""
     convert = _converter(llama3_vision_hf_to_tune, config)
     for path in checkpoint_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    yield from convert({key: file.get_tensor(key)}).items()
+                    tensor = file.get_tensor(key)
+                    try:
+                        converted = convert({older_name(key): tensor})
+                    except RuntimeError:
+                        unread.append(f"{key} is {list(tensor.shape)}, which config.json does not let it be")
+                    except Exception:  # noqa: BLE001 (torchtune raises no narrower one for a name it does not know)
+                        unread.append(f"{key} is not a weight of Llama-3.2-Vision")
+                    else:
+                        yield from converted.items()
         except SafetensorError as error:
             raise ConfigError(f"checkpoint_dir: {path} cannot be read: {error}; download or save it again") from error
 
@@ -162,32 +216,31 @@ def load_weights(model: DeepFusionModel, folder: Path) -> None:
 
     Args:
         model: the model; its parameters are overwritten.
-        folder: a checkpoint in Hugging Face layout.
+        folder: a checkpoint in Hugging Face layout, under the older or the newer names, in one file or several.
 
     Raises:
         ConfigError: if the folder is no such checkpoint or does not fit the model: every missing, unknown or misshapen
             weight is counted and the first is named.
     """
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ConfigError(f"checkpoint_dir: {folder} has no config.json; expected a checkpoint in Hugging Face layout")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config = read_config(folder)
     parameters = model.state_dict()
-    wrong: list[str] = []
+    unread: list[str] = []
+    problems: list[str] = []
     seen = set()
-    for name, tensor in _weights(folder, config):
+    for name, tensor in _weights(folder, config, unread):
         target = parameters.get(name)
         seen.add(name)
         if target is None:
-            wrong.append(f"{name} is not part of the model")
+            problems.append(f"{name} is not part of the model")
         elif target.shape != tensor.shape:
-            wrong.append(f"{name} is {list(tensor.shape)} in the checkpoint and {list(target.shape)} in the model")
+            problems.append(f"{name} is {list(tensor.shape)} in the checkpoint and {list(target.shape)} in the model")
         else:
             _copy(target, tensor)
-    wrong += [f"{name} is missing from the checkpoint" for name in parameters if name not in seen]
-    if wrong:
+    # A weight that could not be converted would be counted again as missing.
+    problems += unread or [f"{name} is missing from the checkpoint" for name in parameters if name not in seen]
+    if problems:
         raise ConfigError(
-            f"checkpoint_dir: {folder} does not fit the model: {len(wrong)} weights differ; first: {wrong[0]}"
+            f"checkpoint_dir: {folder} does not fit the model: {len(problems)} weights differ; first: {problems[0]}"
         )
 
 
@@ -200,39 +253,89 @@ def _copy(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
+def _converted(
+    weights: Iterable[tuple[str, Tensor]], config: Mapping[str, Any], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name in the layout, tensor in host memory), each as soon as the tensors that it is made of have come."""
+    convert = _converter(llama3_vision_tune_to_hf, config)
+    embeddings: dict[str, Tensor] = {}
+    for name, tensor in weights:
+        ready = {name: tensor}
+        # The layout holds both halves of the embedding in one matrix: the first to come waits for the other.
+        if name in _EMBEDDINGS:
+            embeddings[name] = tensor
+            ready = embeddings if len(embeddings) == len(_EMBEDDINGS) else {}
+        for key, value in convert(ready).items():
+            yield key, value.to("cpu", dtype).contiguous()
+    if len(embeddings) == 1:
+        raise ValueError(f"the weights hold {next(iter(embeddings))} without the other half of the embedding")
+
+
+def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]], max_file_bytes: int) -> None:
+    """Write tensors to numbered files and their index, holding no more than one file's in memory."""
+    files: list[tuple[Path, list[str]]] = []
+    waiting: dict[str, Tensor] = {}
+    total = size = 0
+
+    def write() -> None:
+        path = folder / f"part-{len(files)}.safetensors"
+        save_file(waiting, path, metadata={"format": "pt"})
+        files.append((path, list(waiting)))
+        waiting.clear()
+
+    for name, tensor in weights:
+        if waiting and size + tensor.nbytes > max_file_bytes:
+            write()
+            size = 0
+        waiting[name] = tensor
+        size += tensor.nbytes
+        total += tensor.nbytes
+    write()
+    # A file's name holds the number of files, which is known only now.
+    weight_map: dict[str, str] = {}
+    for number, (path, names) in enumerate(files, start=1):
+        suffix = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
+        target = path.rename(folder / f"model{suffix}.safetensors")
+        weight_map |= dict.fromkeys(names, target.name)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
 def save_checkpoint(
     folder: Path,
-    state_dict: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
     config: Mapping[str, Any],
     *,
     dtype: torch.dtype,
     source: Path | None = None,
-    max_shard_size: str = "5GB",
+    transform: Llama3VisionTransform | None = None,
+    tile_padding: str | None = None,
+    model_card: str | None = None,
+    max_file_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write a whole state dict as a checkpoint folder in Hugging Face layout; it appears complete or not at all.
+    """Write a checkpoint folder in Hugging Face layout; it appears complete or not at all.
 
     Args:
         folder: the folder to create; it must not exist.
-        state_dict: torchtune names to whole tensors on any device.
+        weights: torchtune names and whole tensors on any device. Pairs may come one at a time, in any order, each gathered
+            when it is asked for: at most `max_file_bytes` of them are held in host memory.
         config: what `hf_config` gives.
         dtype: type of the saved weights.
         source: the checkpoint that training started from; its config, tokenizer and processor files are copied.
-        max_shard_size: largest size of one file.
+        transform: the model's transform, from which the files that `source` lacks are made.
+        tile_padding: the layout in which the model was trained, noted in `config.json`; None keeps what `source` notes.
+        model_card: text of the folder's `README.md`.
+        max_file_bytes: largest size of one file of weights; a larger tensor has a file of its own.
     """
-    weights = _converter(llama3_vision_tune_to_hf, config)(dict(state_dict))
-    weights = {key: value.to("cpu", dtype).contiguous() for key, value in weights.items()}
-    split = split_torch_state_dict_into_shards(
-        weights, max_shard_size=max_shard_size, filename_pattern="model{suffix}.safetensors"
-    )
+    pairs = weights.items() if isinstance(weights, Mapping) else weights
     shutil.rmtree(partial_folder(folder), ignore_errors=True)  # what an earlier run left when it was killed
     with complete_folder(folder) as temporary:
-        for name, keys in split.filename_to_tensors.items():
-            save_file({key: weights[key] for key in keys}, temporary / name, metadata={"format": "pt"})
-        write_json(temporary / _INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-        if source is not None:
-            for path in sorted(source.iterdir()):
-                if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name != _INDEX:
-                    shutil.copy2(path, temporary / path.name)
-        path = temporary / "config.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else config
-        write_json(path, {**kept, "torch_dtype": str(dtype).removeprefix("torch.")})
+        _write_weights(temporary, _converted(pairs, config, dtype), max_file_bytes)
+        content = {**(read_config(source) if source is not None else config)}
+        content["torch_dtype"] = str(dtype).removeprefix("torch.")
+        content.pop("dtype", None)  # the newer name, which transformers would prefer
+        if tile_padding is not None:
+            content[IMAGE_LAYOUT] = {"tiles": 1, "tile_padding": tile_padding}
+        write_json(temporary / "config.json", content)
+        write_files(temporary, content, source=source, transform=transform)
+        if model_card is not None:
+            write_text(temporary / "README.md", model_card)

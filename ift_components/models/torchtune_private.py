@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torchtune.models.llama3._tokenizer import CL100K_PATTERN
 from torchtune.models.llama3_2_vision._convert_weights import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 from torchtune.models.llama3_2_vision._encoder import Llama3VisionProjectionHead
 from torchtune.modules import MultiHeadAttention
 
 __all__ = [
+    "CL100K_PATTERN",
     "AttentionCall",
     "Llama3VisionProjectionHead",
     "attention_call",

@@ -17,8 +17,10 @@ from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
+from ift_components.models.model_card import model_card
 from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.data import (
     build_loader,
@@ -67,6 +69,8 @@ class TrainingRun:
     checkpointer: Checkpointer
     steps_per_epoch: int
     total_steps: int
+    card: str
+    """Text of the checkpoint's model card; gathered before training, so that nothing about it can fail after."""
 
     def __init__(self, cfg: TrainSettings, world: World, stage: Stage) -> None:
         self.cfg, self.world, self.stage = cfg, world, stage
@@ -98,6 +102,7 @@ class TrainingRun:
         self.checkpointer = Checkpointer(self.recorder.folder / "resume", world, cfg.keep_last)
         if cfg.resume:
             self._resume()
+        self.card = "" if self.stage.is_warm_up else model_card(run_facts(cfg, self.world))
         self._try_out()
         print_notes(self.loader, world)
 
@@ -232,7 +237,7 @@ class TrainingRun:
         # The folder is there already if the run was killed just after writing it. The main process looks for all: a copy
         # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
-            write_checkpoint(folder, self.trainer.module, self.cfg, self.world)
+            write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
         proxy = self.trainer.proxy
         if proxy is not None and self.world.is_main:
             model = str(self.cfg.model["_component_"])

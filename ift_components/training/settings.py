@@ -212,8 +212,8 @@ def check_settings(cfg: TrainSettings) -> Stage:
     set_back = [part for part, how in stage.tuning.items() if how.share < 1]
     if set_back and cfg.checkpoint_dir is None:
         raise ConfigError(
-            f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to checkpoint_dir's weights, which is null; "
-            "give a checkpoint, or train the part by 'full'"
+            f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to the weights of checkpoint_dir, "
+            "which is null; give a checkpoint, or train the part by 'full'"
         )
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")

@@ -108,7 +108,7 @@ def offload_activations(world: World) -> OffloadActivations:
     return OffloadActivations()
 
 
-def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World) -> None:
+def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World, card: str) -> None:
     """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
 
     Parts that `tuning` sets back are saved as they were in `checkpoint_dir`, or at their share of the way from there.
@@ -118,6 +118,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         module: the training forward around the model.
         cfg: a config of `TrainSettings`.
         world: the processes; all must call this.
+        card: text of its model card.
     """
     dtype = parse_dtype(cfg.save_dtype or cfg.dtype)
     shares = {part: how.share for part, how in Tuning.parse(cfg.tuning).items()}
@@ -130,5 +131,14 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
         if source is not None and min(shares.values()) < 1:
             state |= {name: value.to(dtype) for name, value in blend(read_weights(source), state, shares)}
-        save_checkpoint(folder, state, hf_config(module.model), dtype=dtype, source=source)
+        save_checkpoint(
+            folder,
+            state,
+            hf_config(module.model),
+            dtype=dtype,
+            source=source,
+            transform=instantiate(cfg.tokenizer, "tokenizer"),
+            tile_padding=cfg.tile_padding,
+            model_card=card,
+        )
     world.barrier()

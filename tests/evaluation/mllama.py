@@ -1,43 +1,10 @@
-"""The same weights in transformers, put right where its Mllama differs from Meta's and torchtune's model."""
-
-import types
+"""The same weights in transformers, with what this package puts right there, and the inputs of a question."""
 
 import torch
-from transformers import MllamaConfig, MllamaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import MllamaForConditionalGeneration
 
 from ift_components.models.tile_padding import TILES
-
-
-def _tap_before(encoder):
-    """Give the states before each layer. transformers 4.55 to at least 5.23 gives those after it; Meta's model does not."""
-    forward = encoder.forward
-
-    def patched(self, hidden_states, attention_mask=None):
-        output = forward(hidden_states, attention_mask)
-        if torch.equal(output.hidden_states[0], hidden_states):
-            return output  # a version that is right
-        states = (hidden_states, *output.hidden_states[:-1])
-        return BaseModelOutput(last_hidden_state=output.last_hidden_state, hidden_states=states)
-
-    encoder.forward = types.MethodType(patched, encoder)
-
-
-def _skip_attention(layer):
-    """Undo cross-attention too, not only the MLP after it, on tokens before the image; they see it in transformers."""
-    inner, attention = layer.forward, layer.cross_attn.forward
-    rows = {}
-
-    def remember(self, *args, full_text_row_masked_out_mask=None, **kwargs):
-        rows["mask"] = full_text_row_masked_out_mask
-        return inner(*args, full_text_row_masked_out_mask=full_text_row_masked_out_mask, **kwargs)
-
-    def masked(self, *args, **kwargs):
-        attended, weights = attention(*args, **kwargs)
-        return (attended if rows["mask"] is None else rows["mask"][:, 0] * attended), weights
-
-    layer.forward = types.MethodType(remember, layer)
-    layer.cross_attn.forward = types.MethodType(masked, layer.cross_attn)
+from ift_components.models.transformers_patch import correct_rows, correct_taps
 
 
 def load(folder, *, taps=True, rows=True):
@@ -48,14 +15,11 @@ def load(folder, *, taps=True, rows=True):
         taps: put the vision encoder's tapped states right.
         rows: keep tokens before the image from seeing it.
     """
-    config = MllamaConfig.from_pretrained(folder)
-    config.text_config.pad_token_id = None  # the default, 128004, is beyond the miniature's vocabulary
-    model = MllamaForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    model = MllamaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     if taps:
-        _tap_before(model.model.vision_model.transformer)
-    for layer in model.model.language_model.layers if rows else []:
-        if hasattr(layer, "cross_attn"):
-            _skip_attention(layer)
+        correct_taps(model)
+    if rows:
+        correct_rows(model)
     return model
 
 

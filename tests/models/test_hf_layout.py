@@ -1,6 +1,7 @@
 """Checkpoints: torchtune's own checkpointer reads ours, ours survive a round trip, broken ones are named."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torchtune.training import FullModelHFCheckpointer
 
 from ift_components.errors import ConfigError
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
+from ift_components.models.hf_files import INDEX
 from ift_components.models.hf_layout import checkpoint_files, hf_config, load_weights, save_checkpoint
 
 # Positions of tile grids that four tiles cannot form; the layout drops them and torchtune fills them with zeros.
@@ -23,7 +25,7 @@ def model():
 @pytest.fixture
 def folder(model, tmp_path):
     path = tmp_path / "checkpoint"
-    save_checkpoint(path, model.state_dict(), hf_config(model), dtype=torch.float32, max_shard_size="200KB")
+    save_checkpoint(path, model.state_dict(), hf_config(model), dtype=torch.float32, max_file_bytes=200_000)
     return path
 
 
@@ -48,6 +50,66 @@ def test_torchtunes_checkpointer_reads_it(model, folder, tmp_path):
     names = [path.name for path in checkpoint_files(folder)]
     checkpointer = FullModelHFCheckpointer(str(folder), names, "LLAMA3_VISION", str(tmp_path / "out"))
     assert_same(checkpointer.load_checkpoint()["model"], model.state_dict())
+
+
+def newer_names(folder):
+    """Rename a checkpoint's weights as transformers 4.52 and later name them."""
+
+    def newer(key):
+        key = re.sub(r"^language_model\.lm_head", "lm_head", key)
+        key = re.sub(r"^language_model\.model", "model.language_model", key)
+        return re.sub(r"^(vision_model|multi_modal_projector)", r"model.\1", key)
+
+    for path in folder.glob("*.safetensors"):
+        save_file({newer(key): value for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] = {newer(key): name for key, name in index["weight_map"].items()}
+    (folder / INDEX).write_text(json.dumps(index))
+    return index["weight_map"]
+
+
+@pytest.mark.parametrize("size", [200_000, 10**9])
+def test_newer_names_are_read_from_one_file_and_from_several(model, tmp_path, size):
+    save_checkpoint(tmp_path / "c", model.state_dict(), hf_config(model), dtype=torch.float32, max_file_bytes=size)
+    weight_map = newer_names(tmp_path / "c")
+    assert {"lm_head.weight", "model.language_model.embed_tokens.weight"} < weight_map.keys()
+    assert (len(set(weight_map.values())) == 1) == (size == 10**9)
+    other = tiny_llama3_2_vision(decoder_dim=32, encoder_dim=16, num_layers=4, image_size=28, init_seed=1)
+    load_weights(other, tmp_path / "c")
+    assert_same(other.state_dict(), model.state_dict())
+
+
+def test_tensors_may_come_one_at_a_time(model, folder, tmp_path):
+    """What is written does not depend on it, and files are there before the last tensors are asked for."""
+    files_before_the_last = []
+
+    def pairs():
+        yield from list(model.state_dict().items())[::-1]
+        files_before_the_last.extend((tmp_path / ".c.partial").glob("*.safetensors"))
+
+    save_checkpoint(tmp_path / "c", pairs(), hf_config(model), dtype=torch.float32, max_file_bytes=200_000)
+    assert len(files_before_the_last) > 2
+    index = json.loads((tmp_path / "c" / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(
+        value.nbytes for path in checkpoint_files(tmp_path / "c") for value in load_file(path).values()
+    )
+    for path in checkpoint_files(tmp_path / "c"):
+        values = load_file(path)
+        assert sum(value.nbytes for value in values.values()) <= 200_000 or len(values) == 1
+        assert all(index["weight_map"][key] == path.name for key in values)
+    a, b = (
+        {k: v for path in checkpoint_files(f) for k, v in load_file(path).items()} for f in (folder, tmp_path / "c")
+    )
+    assert a.keys() == b.keys() == index["weight_map"].keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_half_of_the_embedding_is_refused(model, tmp_path):
+    state = model.state_dict()
+    del state["decoder.tok_embeddings.fusion_embedding.weight"]
+    with pytest.raises(ValueError, match="without the other half of the embedding"):
+        save_checkpoint(tmp_path / "c", state, hf_config(model), dtype=torch.float32)
+    assert not (tmp_path / "c").exists()
 
 
 def test_names_are_the_old_hugging_face_ones(folder):
@@ -97,6 +159,50 @@ def test_damage_is_named(folder):
         load_weights(tiny_llama3_2_vision(decoder_dim=32, encoder_dim=16, num_layers=4, image_size=28), folder)
     first.unlink()
     with pytest.raises(ConfigError, match=f"lacks {first.name}"):
+        checkpoint_files(folder)
+
+
+def test_a_weight_of_another_model_is_named(model, folder):
+    path = checkpoint_files(folder)[0]
+    weights = load_file(path)
+    save_file({**weights, "model.embed_positions.weight": torch.zeros(2)}, path)
+    with pytest.raises(
+        ConfigError, match=r"1 weights differ; first: model.embed_positions.weight is not a weight of Ll"
+    ):
+        load_weights(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "qwen2_5_vl"}, "is of a model of type 'qwen2_5_vl'; expected 'mllama'"),
+        ([], "is of a model of type 'None'"),
+        ({"model_type": "mllama", "text_config": {}}, "lacks 'vision_config'"),
+        ({"model_type": "mllama", "text_config": {}, "vision_config": {}}, "lacks 'num_attention_heads'"),
+        (None, "is not JSON"),
+    ],
+)
+def test_another_models_config_is_an_error_of_one_line(model, folder, content, message):
+    (folder / "config.json").write_text("{" if content is None else json.dumps(content))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_weights(model, folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_other_widths_is_an_error_of_one_line(model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 48
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError,
+        match=r"8 weights differ; first: .*k_proj.weight is \[16, 32\], which config.json does not let it be",
+    ):
+        load_weights(model, folder)
+
+
+def test_a_broken_index_is_named(folder):
+    (folder / INDEX).write_text('{"weight_map": []}')
+    with pytest.raises(ConfigError, match=f"{INDEX} is no index of weights"):
         checkpoint_files(folder)
 
 

@@ -12,6 +12,8 @@ from ift_components.errors import ConfigError
 from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
 from ift_components.evaluation.records import Item
 from ift_components.files import sha256
+from ift_components.models.hf_files import is_squashed
+from ift_components.models.pictures import squash
 from ift_components.training.settings import parse_dtype
 
 
@@ -19,7 +21,8 @@ class HuggingFacePredictor:
     """Answers with `AutoModelForImageTextToText`, batched, prompts left-padded.
 
     The prompt goes through the model's chat template, which writes the special tokens itself: the processor adds none. A model
-    without one (BLIP-2) is asked `Question: {prompt} Answer:`, or what `prompt_format` says.
+    without one (BLIP-2) is asked `Question: {prompt} Answer:`, or what `prompt_format` says. Pictures are squashed into one
+    tile first if the checkpoint notes that it was trained on squashed ones (`image_layout` in its `config.json`).
 
     Args:
         path: folder of a checkpoint with its processor, or a name on the Hub.
@@ -28,6 +31,7 @@ class HuggingFacePredictor:
         device: `cpu`, `cuda` or `auto`.
         prompt_format: for models without a chat template, with `{prompt}`.
         trust_remote_code: run code that comes with the checkpoint.
+        corrected: put Llama-3.2-Vision right where transformers has it wrong (`ift_components.models.transformers_patch`).
 
     Raises:
         ConfigError: if transformers is not installed or the model cannot be loaded.
@@ -42,6 +46,7 @@ class HuggingFacePredictor:
         device: str = "auto",
         prompt_format: str = "Question: {prompt} Answer:",
         trust_remote_code: bool = False,
+        corrected: bool = False,
     ) -> None:
         try:
             from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: PLC0415 (an optional extra)
@@ -64,18 +69,33 @@ class HuggingFacePredictor:
         except (OSError, ValueError, KeyError) as error:
             first = (str(error).splitlines() or [repr(error)])[0]
             raise ConfigError(f"predictor.path: '{path}' cannot be loaded by transformers: {first}") from error
+        if corrected:
+            self._correct(model)
+        self._class = f"{type(model).__name__}{' (corrected)' if corrected else ''}"
         self._model = model.to(self._device).eval()
+        self._tile = self._processor.image_processor.size["height"] if is_squashed(model.config) else None
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+
+    def _correct(self, model: Any) -> None:
+        from ift_components.models import transformers_patch  # noqa: PLC0415 (needs the extra)
+
+        if model.config.model_type != "mllama":
+            raise ConfigError(
+                f"predictor.corrected: '{self._path}' is a model of type '{model.config.model_type}', and only mllama "
+                "(Llama-3.2-Vision) has corrections; remove the key"
+            )
+        transformers_patch.correct_taps(model)
+        transformers_patch.correct_rows(model)
 
     def describe(self) -> dict[str, str | None]:
         """Return the model's path and class, and one SHA-256 of a local folder's weights."""
         folder = Path(self._path)
         weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         hashes = " ".join(sha256(path) for path in weights) or None
-        return {"predictor": "huggingface", "path": self._path, "class": type(self._model).__name__, "sha256": hashes}
+        return {"predictor": "huggingface", "path": self._path, "class": self._class, "sha256": hashes}
 
     def check(self, items: Sequence[Item]) -> None:
         """Check that every item has a text instruction.
@@ -119,7 +139,10 @@ class HuggingFacePredictor:
 
     def _inputs(self, batch: Sequence[Work]) -> Any:
         """Return the model's inputs for a batch, on its device."""
-        images = [[work.item.picture().convert("RGB")] for work in batch]
+        pictures = (work.item.picture() for work in batch)
+        images = [
+            [picture.convert("RGB") if self._tile is None else squash(picture, self._tile)] for picture in pictures
+        ]
         texts = [self._text(work.item) for work in batch]
         chat = getattr(self._processor, "chat_template", None) is not None
         inputs: Any = self._processor(
