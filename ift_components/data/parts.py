@@ -20,6 +20,7 @@ from ift_components.files import atomic_path
 
 PART_ROWS = 512  # records a part: what an interruption can lose
 GROUP_ROWS = 64  # records whose images are in memory at a time
+READ_BYTES = 500_000  # a prepared file's row group: what reading one image at random costs
 _REPORTS = REPORT_FEATURES.arrow_schema
 _QUESTIONS = QUESTION_FEATURES.arrow_schema
 FILE_SCHEMA = pa.schema(
@@ -52,8 +53,9 @@ class Writer:
 
     def __init__(self, path: Path, schema: pa.Schema, rows: int = 128, group_bytes: int = 64_000_000) -> None:
         self.schema, self.rows, self.group_bytes = schema, rows, group_bytes
+        self.last_image: object = None
         self.file = pq.ParquetWriter(
-            path, schema, compression="zstd", dictionary_pagesize_limit=group_bytes, write_page_index=True
+            path, schema, compression="zstd", dictionary_pagesize_limit=64_000_000, write_page_index=True
         )
         self.buffer: list[dict[str, Any]] = []
         self.held = 0
@@ -69,7 +71,11 @@ class Writer:
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; a full row group is written out."""
         self.buffer.append(row)
-        self.held += len((row.get("image") or {}).get("bytes") or b"") + 1000
+        image = row.get("image")
+        if image is not None and image is not self.last_image:  # the questions about one image share it
+            self.held += len(image["bytes"] or b"")
+        self.last_image = image
+        self.held += 1000
         if len(self.buffer) >= self.rows or self.held >= self.group_bytes:
             self.flush()
 
@@ -182,7 +188,7 @@ def merge(parts: list[Path], reports: Path, files: Writer) -> int:
         The number of reports written.
     """
     count = 0
-    with Writer(reports, _REPORTS) as out:
+    with Writer(reports, _REPORTS, group_bytes=READ_BYTES) as out:
         for row in (row for part in parts for row in part_rows(part, [*REPORT_FEATURES, "facts"])):
             files.write(row["facts"])
             if row["facts"]["problem"] is None:
@@ -194,7 +200,7 @@ def merge(parts: list[Path], reports: Path, files: Writer) -> int:
 def merge_questions(parts: list[Path], questions: Path) -> int:
     """Merge the question rows of a split's parts into one file; returns their number."""
     count = 0
-    with Writer(questions, _QUESTIONS) as out:
+    with Writer(questions, _QUESTIONS, group_bytes=READ_BYTES) as out:
         for row in (row for part in parts for row in part_rows(part, ["image", "questions"])):
             for question in row["questions"] or ():  # null where the image could not be used
                 out.write({**question, "image": row["image"]})

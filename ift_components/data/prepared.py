@@ -1,19 +1,18 @@
 """The prepared folder: what is in it, and how training and evaluation read it.
 
 A prepared folder holds `manifest.json`, `reports/{train,val,test}.parquet` and `questions/{train,val,test}.parquet`. The
-Parquet files carry their Hugging Face features, so `datasets.load_dataset("parquet", data_files=...)` reads them too.
+Parquet files are read where they lie (`rows`). They carry their Hugging Face features, so that
+`datasets.load_dataset("parquet", data_files=...)` reads them too.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ift_components.data.rows import ChoiceRows, Rows
 from ift_components.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -69,19 +68,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep `datasets` from showing a bar of its own while it makes its cache."""
-    quiet = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not quiet:
-            datasets.enable_progress_bars()
-
-
-def _load(folder: str | Path, kind: str, split: str) -> datasets.Dataset:
+def _load(folder: str | Path, kind: str, split: str) -> Rows:
     manifest = read_manifest(folder)
     counts = manifest["counts"][kind]
     if split not in SPLITS:
@@ -92,10 +79,7 @@ def _load(folder: str | Path, kind: str, split: str) -> datasets.Dataset:
     if not counts.get(split):
         filled = ", ".join(f"{name} ({count})" for name, count in counts.items() if count) or "none"
         raise DataError(f"{folder}: no {kind} in split '{split}'; splits with {kind}: {filled}")
-    if kind == "questions" and manifest["format"] == 1:
-        return datasets.Dataset(datasets.table.InMemoryTable(upgraded(pq.read_table(path))))
-    with _no_progress_bar():
-        return datasets.Dataset.from_parquet(str(path))
+    return ChoiceRows(path, list(QUESTION_FEATURES)) if kind == "questions" and manifest["format"] == 1 else Rows(path)
 
 
 def upgraded(table: pa.Table) -> pa.Table:
@@ -109,10 +93,10 @@ def upgraded(table: pa.Table) -> pa.Table:
     return table.select(list(QUESTION_FEATURES)).cast(QUESTION_FEATURES.arrow_schema)
 
 
-def load_reports(folder: str | Path, split: str) -> datasets.Dataset:
+def load_reports(folder: str | Path, split: str) -> Rows:
     """Return the reports of one split: columns `id, image, report, attributes, group`.
 
-    Rows decode to PIL images; `.cast_column("image", datasets.Image(decode=False))` gives bytes or path instead.
+    Images are decoded when a row is read; rows without the column `image` decode none.
 
     Args:
         folder: a prepared folder.
@@ -124,7 +108,7 @@ def load_reports(folder: str | Path, split: str) -> datasets.Dataset:
     return _load(folder, "reports", split)
 
 
-def load_questions(folder: str | Path, split: str) -> datasets.Dataset:
+def load_questions(folder: str | Path, split: str) -> Rows:
     """Return the questions of one split, in the columns of `QUESTION_FEATURES`.
 
     `kind` is `choice`, `closed` or `open`; `options` and `answer` are null unless it is `choice`; `answer_text` is always

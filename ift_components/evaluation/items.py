@@ -5,12 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset
 from PIL import Image
 
 from ift_components.data.prepared import load_questions, load_reports
+from ift_components.data.rows import Rows
 from ift_components.data.wording import letters
 from ift_components.errors import DataError
 from ift_components.evaluation.records import Item
@@ -27,35 +25,12 @@ def refuse_rows(where: Path | str, mistakes: Sequence[str], what: str) -> None:
         raise DataError(f"{where}: {len(mistakes)} {what}: {'; '.join(mistakes[:_SHOWN])}{more}")
 
 
-def _without_image(data: Dataset) -> list[str]:
-    """Return the ids of rows that have neither image bytes nor an image file."""
-    table: pa.Table = data.data.table
-    column = table.column("image")
-    empty = pc.and_(pc.is_null(pc.struct_field(column, "bytes")), pc.is_null(pc.struct_field(column, "path")))
-    empty = pc.or_(pc.is_null(column), pc.fill_null(empty, fill_value=True))
-    lacking = [f"'{id_}'" for id_, bad in zip(table.column("id").to_pylist(), empty.to_pylist(), strict=True) if bad]
-    only_path = pc.is_null(pc.struct_field(column, "bytes"))
-    if pc.any(only_path).as_py():
-        paths = pc.struct_field(column, "path").to_pylist()
-        for id_, path, by_path in zip(table.column("id").to_pylist(), paths, only_path.to_pylist(), strict=True):
-            if by_path and path is not None and not Path(path).is_file():
-                lacking.append(f"'{id_}' ({path} is missing)")
-    return lacking
-
-
-def _picture(data: Dataset, index: int) -> Image.Image:
-    try:
-        row = data[index]
-        row["image"].load()
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken file
-        raise DataError(
-            f"'{data.select_columns(['id'])[index]['id']}': its image cannot be decoded: {error}"
-        ) from error
-    picture: Image.Image = row["image"]
+def _picture(data: Rows, index: int) -> Image.Image:
+    picture: Image.Image = data[index]["image"]
     return picture
 
 
-def _limited(data: Dataset, limit: int | None) -> Dataset:
+def _limited(data: Rows, limit: int | None) -> Rows:
     return data if limit is None else data.select(range(min(limit, len(data))))
 
 
@@ -91,7 +66,7 @@ def question_items(
     """
     data = load_questions(folder, split)
     where = f"{folder}: questions of split '{split}'"
-    refuse_rows(where, _without_image(data), "questions have no image")
+    refuse_rows(where, data.missing_images(), "questions have no image")
     data = _limited(data, limit)
     pictures = data.select_columns(["id", "image"])
     items, ids, mistakes = [], set(), []
@@ -143,7 +118,7 @@ def report_items(
         DataError: if folder or split are missing, or a report has no image.
     """
     data = load_reports(folder, split)
-    refuse_rows(f"{folder}: reports of split '{split}'", _without_image(data), "reports have no image")
+    refuse_rows(f"{folder}: reports of split '{split}'", data.missing_images(), "reports have no image")
     data = _limited(data, limit)
     pictures = data.select_columns(["id", "image"])
     return [

@@ -201,12 +201,12 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield (torchtune name, tensor) of a checkpoint in Hugging Face layout, one tensor in memory at a time.
 
     Raises:
-        ConfigError: if the folder is no such checkpoint.
+        ConfigError: if the folder is no such checkpoint; after the last tensor, if others could not be converted.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"checkpoint_dir: {folder} has no config.json; expected a checkpoint in Hugging Face layout")
-    yield from _weights(folder, json.loads(path.read_text(encoding="utf-8")))
+    unread: list[str] = []
+    yield from _weights(folder, read_config(folder), unread)
+    if unread:
+        raise ConfigError(f"checkpoint_dir: {folder}: {len(unread)} weights cannot be read; first: {unread[0]}")
 
 
 def load_weights(model: DeepFusionModel, folder: Path) -> None:

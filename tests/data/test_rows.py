@@ -1,0 +1,99 @@
+"""Prepared rows, read in place: against pyarrow's own reading, in workers, and without a copy elsewhere."""
+
+import io
+import pickle
+
+import datasets
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from trees import LYMPHOCYTE, MONOCYTE, NEUTROPHIL, build, rows, wbcatt_tree
+
+from ift_components.data import parts
+from ift_components.data import rows as rows_module
+from ift_components.data.builders import wbcatt
+from ift_components.data.prepared import load_questions, load_reports
+from ift_components.errors import DataError
+
+CELLS = {"train": [NEUTROPHIL, LYMPHOCYTE, MONOCYTE] * 7, "val": [LYMPHOCYTE], "test": [MONOCYTE]}
+
+
+@pytest.fixture(params=["embed", "path"])
+def prepared(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "READ_BYTES", 3000)  # several row groups
+    build(wbcatt(wbcatt_tree(tmp_path / "in", CELLS), images=request.param), tmp_path / "out", protocol="full")
+    return tmp_path / "out"
+
+
+def pixels(image) -> bytes:
+    with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]) as opened:
+        return opened.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "load"), [("reports", "train", load_reports), ("questions", "val", load_questions)]
+)
+def test_every_cell_is_what_the_file_holds(prepared, monkeypatch, kind, split, load):
+    monkeypatch.setattr(rows_module, "_REMEMBERED", 1)  # one row group at a time
+    expected = rows(prepared, kind, split)
+    assert parts.pq.ParquetFile(prepared / kind / f"{split}.parquet").num_row_groups > (kind == "reports")
+    loaded = load(prepared, split)
+    assert loaded.column_names == list(expected[0])
+    order = [*range(len(expected) - 1, -1, -2), *range(0, len(expected), 2)]
+    for place, row in zip(order, loaded.select(order), strict=True):
+        assert row.pop("image").tobytes() == pixels(expected[place]["image"])
+        assert row == {name: cell for name, cell in expected[place].items() if name != "image"}
+    assert loaded["id"] == [row["id"] for row in expected]
+    assert loaded[-1]["id"] == expected[-1]["id"]
+    assert loaded[2:4].select_columns("id")["id"] == [row["id"] for row in expected[2:4]]
+    assert list(loaded.remove_columns(["image", "id"])[0]) == [n for n in expected[0] if n not in ("image", "id")]
+    with pytest.raises(KeyError, match="no column colour"):
+        loaded.select_columns(["colour"])
+    with pytest.raises(IndexError):
+        loaded[len(expected)]
+
+
+class Pixels(Dataset):
+    def __init__(self, loaded):
+        self.rows = loaded
+        self.rows[0]  # opened in the parent first
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]["image"].tobytes()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_workers_read_the_same(prepared, start):
+    loaded = Pixels(load_reports(prepared, "train"))
+    expected = [pixels(row["image"]) for row in rows(prepared, "reports", "train")]
+    loader = DataLoader(loaded, batch_size=None, num_workers=2, multiprocessing_context=start)
+    assert list(loader) == expected
+    assert len(pickle.dumps(loaded.rows)) < 3000  # no image and no report travels
+
+
+def test_nothing_is_copied_into_a_cache(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    before = sorted(tmp_path.rglob("*"))
+    for loaded in (load_reports(prepared, "train"), load_questions(prepared, "val")):
+        assert [row["image"].size for row in loaded] == [(16, 12)] * len(loaded)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_missing_and_damaged_images_are_named(prepared):
+    loaded = load_reports(prepared, "train")
+    assert loaded.missing_images() == []
+    first = rows(prepared, "reports", "train")[0]
+    if first["image"]["bytes"] is None:
+        (prepared.parent / "in" / first["id"]).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"'{first['id']}': its image cannot be decoded"):
+            loaded[0]
+        (prepared.parent / "in" / first["id"]).unlink()
+        assert loaded.missing_images() == [f"'{first['id']}' ({first['image']['path']} is missing)"]
+    path = prepared / "reports" / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"train.parquet is not a readable Parquet file; prepare the folder again"):
+        load_reports(prepared, "train")
