@@ -50,7 +50,9 @@ def run_tune(*arguments: str, cwd: Path, check: bool = True, real: bool = False)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what `datasets` and the drawn data cache, here and in processes started from here, out of the user's own cache."""
     before = datasets.config.HF_DATASETS_CACHE
-    os.environ["IFT_CACHE"] = str(tmp_path_factory.mktemp("drawn"))
+    base = tmp_path_factory.getbasetemp()
+    # What is drawn, which is done under a lock, serves all workers of pytest-xdist: their folders lie in a common one.
+    os.environ["IFT_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "drawn")
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     os.environ["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
     yield
