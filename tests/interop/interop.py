@@ -5,7 +5,7 @@ from dataclasses import replace
 from PIL import Image
 
 from ift_components.config import load_config
-from ift_components.evaluation.items import choice_items
+from ift_components.evaluation.items import question_items
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import TrainSettings, check_settings
 
@@ -26,5 +26,5 @@ def questions(prepared):
     def reshaped(item, shape):
         return lambda: item.picture().resize(shape, Image.Resampling.BILINEAR)
 
-    items = choice_items(prepared, "test", "shapes")
+    items = question_items(prepared, "test", "shapes")
     return [replace(item, picture=reshaped(item, SHAPES[i % len(SHAPES)])) for i, item in enumerate(items)]
