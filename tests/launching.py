@@ -19,6 +19,7 @@ TIMEOUT = 900.0  # seconds that a launch may take
 RECIPES = (
     "ift_data_recipe",
     "ift_papers_recipe",
+    "ift_generate_recipe",
     "ift_warmup_recipe",
     "ift_recipe",
     "ift_eval_recipe",
