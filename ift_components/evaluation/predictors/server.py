@@ -14,7 +14,7 @@ from ift_components.evaluation.records import Item
 
 
 class ServerPredictor:
-    """Asks a server (`chat.ChatClient`) several questions at a time, the image as a data URL.
+    """Asks a server (`ift_components.chat.ChatClient`) several questions at a time, the image as a data URL.
 
     Questions that the server refuses, or that still have no reply after the last attempt, are recorded as unanswered; the
     latter are asked again when the same command is run again.
