@@ -1,0 +1,68 @@
+"""The supervised reference: classes of the training images, learning, and answers on the questions' own options."""
+
+import pytest
+import torch
+
+from ift_components.config import load_config
+from ift_components.data.images import ImageTransform
+from ift_components.data.prepared import load_questions, load_reports, read_manifest
+from ift_components.data.schema import Schema
+from ift_components.errors import ConfigError
+from ift_components.evaluation.items import question_items
+from ift_components.evaluation.parsing import PARSERS
+from ift_components.evaluation.predictors.base import Work
+from ift_components.evaluation.settings import EvalSettings
+from ift_components.miniature.reference import (
+    ReferenceOptions,
+    ReferencePredictor,
+    attribute_classes,
+    train_reference,
+)
+from ift_components.models import tiny_vision_transform
+
+
+@pytest.fixture(scope="module")
+def reference(prepared, tmp_path_factory):
+    """A reference of drawn shapes, trained for some epochs."""
+    cfg = load_config("tiny_eval.yaml", [f"data={prepared}"], EvalSettings)
+    options = ReferenceOptions(epochs=12, batch_size=8, lr=5e-4)
+    return train_reference(cfg, tmp_path_factory.mktemp("reference"), options)
+
+
+def test_classes_are_the_answers_that_training_images_show(prepared):
+    rows = load_reports(prepared, "train")
+    classes = attribute_classes(Schema.from_dict(read_manifest(prepared)["schema"]), rows)
+    assert classes == {
+        "shape": ["circle", "square", "triangle"],
+        "colour": ["blue", "green", "red", "yellow"],
+        "size": ["large", "small"],
+        "border": ["no", "yes"],
+    }
+
+
+def test_it_learns_and_answers_by_its_most_probable_option(prepared, reference):
+    predictor = ReferencePredictor(str(reference))
+    items = question_items(prepared, "test", "shapes")
+    predictor.check(items)
+    answers = dict(predictor.answer([Work(item) for item in items]))
+    chosen = {work.item.id: PARSERS["strict"](answer.generated, work.item.options) for work, answer in answers.items()}
+    assert sum(chosen[item.id] == item.answer for item in items) / len(items) > 0.7
+    images = torch.stack([ImageTransform(tiny_vision_transform())(item.picture()) for item in items])
+    with torch.no_grad():
+        logits = dict(zip(predictor._classifier.classes, predictor._classifier(images), strict=True))
+    for number, item in enumerate(items):
+        texts = predictor._classifier.classes[item.attribute]
+        best = max(
+            item.options, key=lambda text, n=number, a=item.attribute, t=texts: float(logits[a][n][t.index(text)])
+        )
+        assert item.options[chosen[item.id]] == best
+
+
+def test_what_it_cannot_answer_is_named(prepared, reference, tmp_path):
+    predictor = ReferencePredictor(str(reference))
+    item = question_items(prepared, "test", "shapes", limit=1)[0]
+    with pytest.raises(ConfigError, match="multiple choice about attributes it learnt"):
+        predictor.check([type(item)(**{**vars(item), "attribute": "weight"})])
+    with pytest.raises(ConfigError, match="is no reference"):
+        ReferencePredictor(str(tmp_path / "none.safetensors"))
+    assert len(load_questions(prepared, "test")) == 32
