@@ -142,8 +142,8 @@ class Checkpointer:
             return
         if self._world.is_main:
             shutil.rmtree(self._folder / f".step_{step:08d}.tmp", ignore_errors=True)
-            kept = [path.name for path in self._complete()]
-            last = f"the last good one is {kept[-1]}" if kept else "there is none before it"
+            names = [path.name for path in self._complete()]
+            last = f"the last good one is {names[-1]}" if names else "there is none before it"
             raise UserError(
                 f"the checkpoint of step {step} could not be written to {self._folder}: {_cause(error)}; {last}"
             )

@@ -59,19 +59,19 @@ def losses(folder):
 
 def run(cfg, world, *, stop_after=None):
     """Train; after `stop_after` steps the run dies without any goodbye, its checkpoints so far written."""
-    made = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule(cfg.proxy.rule)))
-    made.prepare()
-    step = made.trainer.step
+    training = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule(cfg.proxy.rule)))
+    training.prepare()
+    step = training.trainer.step
 
     def deadly(batches):
-        if made.trainer.steps == stop_after:
-            made.checkpointer.wait()  # its thread would outlive this death, as it would not a real one
+        if training.trainer.steps == stop_after:
+            training.checkpointer.wait()  # its thread would outlive this death, as it would not a real one
             raise KilledError
         return step(batches)
 
-    made.trainer.step = deadly
-    made.train()
-    return made
+    training.trainer.step = deadly
+    training.train()
+    return training
 
 
 @pytest.fixture
@@ -137,12 +137,12 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(config, world, tmp_pat
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     run(config("whole"), world)
-    made = run(cfg, world)
+    training = run(cfg, world)
     assert re.search(
         r"step_00000006 is damaged \(.*distcp has changed\); the checkpoint before it is used", caplog.text
     )
     assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")
-    assert made.trainer.steps == STEPS
+    assert training.trainer.steps == STEPS
 
 
 def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
