@@ -45,6 +45,9 @@ class ProxyInstruction(nn.Module):
         theta: initial vectors, [K, d].
         rule: the update rule.
         momentum: the paper's m in Eq. 3, in [0, 1].
+        raw_gradient: whether theta's gradient is that of the summed loss, neither divided by the response tokens nor clipped
+            nor in the norm, as in the authors' code.
+        alias: whether theta~ shares theta's storage in the first step, as in the authors' code: it then takes that whole step.
 
     Raises:
         ConfigError: if the momentum is outside [0, 1].
@@ -52,12 +55,21 @@ class ProxyInstruction(nn.Module):
 
     momentum: Tensor
 
-    def __init__(self, theta: Tensor, rule: UpdateRule, momentum: float = 0.999) -> None:
+    def __init__(
+        self,
+        theta: Tensor,
+        rule: UpdateRule,
+        momentum: float = 0.999,
+        *,
+        raw_gradient: bool = False,
+        alias: bool = False,
+    ) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise ConfigError(f"proxy.momentum: {momentum} is outside [0, 1]; the paper's value is 0.999")
         self.rule = rule
         self.decay = momentum
+        self.raw_gradient, self.alias = raw_gradient, alias
         self.theta = nn.Parameter(theta.detach().float().clone(), requires_grad=rule is not UpdateRule.FIX)
         self.register_buffer("momentum", self.theta.detach().clone())
         self.momentum.requires_grad_(self.has_momentum)
@@ -85,10 +97,14 @@ class ProxyInstruction(nn.Module):
             self.theta.grad, self.momentum.grad = self.momentum.grad, None
 
     @torch.no_grad()
-    def end_step(self) -> None:
-        """Apply Eq. 3: theta~ <- m theta~ + (1 - m) theta."""
+    def end_step(self, *, first: bool = False) -> None:
+        """Apply Eq. 3: theta~ <- m theta~ + (1 - m) theta.
+
+        Args:
+            first: whether this was the run's first step.
+        """
         if self.has_momentum:
-            self.momentum.lerp_(self.theta, 1 - self.decay)
+            self.momentum.lerp_(self.theta, 1.0 if first and self.alias else 1 - self.decay)
 
 
 def random_theta(num_vectors: int, dim: int, seed: int, bound: float = 768**-0.5) -> Tensor:

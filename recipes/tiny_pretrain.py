@@ -15,7 +15,9 @@ from ift_components.miniature.pretraining import Pretraining, PretrainSettings
 def main(cfg: PretrainSettings) -> None:
     """Pretrain the miniature."""
     with distributed(cfg.device) as world:
-        Pretraining(cfg, world).run()
+        pretraining = Pretraining(cfg, world)
+        pretraining.prepare()
+        pretraining.run()
 
 
 if __name__ == "__main__":

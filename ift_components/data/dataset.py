@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from ift_components.data.images import ImageTransform, SquashedImages
 from ift_components.data.prepared import load_reports
 from ift_components.data.prompts import Prompt, Slots, Text, prompt_tokens, response_tokens, slot_id
+from ift_components.data.rows import Rows
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
@@ -71,6 +72,14 @@ class TrainingDataset(Protocol):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch (from 0) that the next samples are drawn for."""
+
+
+@runtime_checkable
+class KnowsLongest(Protocol):
+    """A dataset that can say which samples are the longest, so that a run tries them out before it starts."""
+
+    def longest(self, count: int) -> list[int]:
+        """Return the indices of the longest samples."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             manifest = sha256(Path(source) / "manifest.json")
             file_name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}"
             self._cache = SquashedImages(Path(cache_images), file_name, len(self._rows), self._image.size)
+        self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
 
     def _check_lengths(self) -> None:
@@ -178,13 +188,19 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         if longest is None:
             return
         room = longest - len(self._prompt)
-        for row in self._texts:
+        for row, size in zip(self._texts, self._bytes, strict=True):
             # A byte-level token covers at least one byte, so that only long reports need tokenizing.
-            if len(row["report"].encode()) + 1 > room and len(response_tokens(self._transform, row["report"])) > room:
+            if size + 1 > room and len(response_tokens(self._transform, row["report"])) > room:
                 raise ConfigError(
                     f"tokenizer.max_seq_len: {longest} tokens do not hold the prompt and the report of '{row['id']}'; "
                     "raise it or shorten the report"
                 )
+
+    def longest(self, count: int) -> list[int]:
+        """Return the indices of the samples with the longest reports in tokens, among the longest in bytes."""
+        by_bytes = sorted(range(len(self._bytes)), key=lambda number: -self._bytes[number])[: max(64, 4 * count)]
+        tokens = {number: len(response_tokens(self._transform, self._texts[number]["report"])) for number in by_bytes}
+        return sorted(by_bytes, key=lambda number: -tokens[number])[:count]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch (from 0) that the next orders are drawn for."""
@@ -218,20 +234,24 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
 
     def _pixels(self, number: int) -> Tensor:
         if self._cache is None:
-            return self._image(decoded(self._rows[number]))
-        squashed = self._cache.get(number, lambda: self._image.squash(decoded(self._rows[number])))
+            return self._image(read_image(self._rows, number))
+        squashed = self._cache.get(number, lambda: self._image.squash(read_image(self._rows, number)))
         return self._image.normalise(squashed)
 
 
-def decoded(row: dict[str, Any]) -> Image.Image:
-    """Return a row's image.
+def read_image(rows: Rows, place: int) -> Image.Image:
+    """Return the decoded image of a row of a prepared folder.
 
     Raises:
-        DataError: if it has none.
+        DataError: if it has none or a damaged one; the message names the sample.
     """
-    image = row["image"]
+    try:
+        image = rows[place]["image"]
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged file
+        id_ = rows.remove_columns("image")[place]["id"]
+        raise DataError(f"sample '{id_}': its image cannot be read ({error}); prepare the folder again") from error
     if not isinstance(image, Image.Image):
-        raise DataError(f"sample '{row['id']}' has no image; prepare the folder again")
+        raise DataError(f"sample '{rows[place]['id']}' has no image; prepare the folder again")
     return image
 
 

@@ -1,6 +1,7 @@
 """The one path from a picture to the encoder's input."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchtune.models.clip import CLIPImageTransform
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
+from ift_components.errors import DataError
 from ift_components.models.pictures import squash
 
 
@@ -57,6 +59,9 @@ class SquashedImages:
         name: stands for the pictures, their order and the squashing; another name is another file.
         count: number of pictures.
         size: their side in pixels.
+
+    Raises:
+        DataError: if the disk has no room for them.
     """
 
     def __init__(self, folder: Path, name: str, count: int, size: int) -> None:
@@ -73,6 +78,14 @@ class SquashedImages:
 
 
 def _shared_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    with path.open("ab") as file:
-        file.truncate(math.prod(shape))  # zeros that take no space until written; the same for whoever comes second
+    size = math.prod(shape)
+    try:
+        with path.open("ab") as file:
+            # The space is taken now, as zeros: writing into a hole of a full disk would kill the process by a signal.
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise DataError(
+            f"dataset.cache_images: {path} takes {size / 1e9:.3g} GB and cannot be made: {error.strerror}; make room, or set "
+            "dataset.cache_images to null"
+        ) from error
     return np.memmap(path, np.uint8, "r+", shape=shape)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ift_components.data import instruction_format
-from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, decoded
+from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, read_image
 from ift_components.data.images import ImageTransform, SquashedImages
 from ift_components.data.prepared import load_questions
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
@@ -165,8 +165,8 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
 
     def _pixels(self, place: int) -> Tensor:
         if self._cache is None:
-            return self._image(decoded(self._rows[place]))
-        squashed = self._cache.get(self._image_number[place], lambda: self._image.squash(decoded(self._rows[place])))
+            return self._image(read_image(self._rows, place))
+        squashed = self._cache.get(self._image_number[place], lambda: self._image.squash(read_image(self._rows, place)))
         return self._image.normalise(squashed)
 
 

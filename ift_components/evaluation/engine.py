@@ -185,22 +185,22 @@ class Engine:
         self.rewind(state)
         rows = len(state.padding)
         self.feed(state, torch.tensor([list(prefix)] * rows, device=self.device))
-        left = [[(label, list(tokens)) for label, tokens in row] for row in choices]
-        for depth in range(max(len(tokens) for row in left for _, tokens in row)):
+        remaining = [[(label, list(tokens)) for label, tokens in row] for row in choices]
+        for depth in range(max(len(tokens) for row in remaining for _, tokens in row)):
             logits = state.logits.cpu()
             chosen = []
-            for row, options in enumerate(left):
+            for row, options in enumerate(remaining):
                 allowed = sorted({tokens[depth] for _, tokens in options if len(tokens) > depth})
                 if len({label for label, _ in options}) > 1:
                     token = allowed[int(logits[row, allowed].argmax())]
-                    left[row] = [option for option in options if option[1][depth : depth + 1] == [token]]
+                    remaining[row] = [option for option in options if option[1][depth : depth + 1] == [token]]
                     chosen.append(token)
                 else:
                     chosen.append(int(self._stops[0]))  # already settled: anything will do
-            if all(len({label for label, _ in options}) == 1 for options in left):
+            if all(len({label for label, _ in options}) == 1 for options in remaining):
                 break
             self.feed(state, torch.tensor(chosen, device=self.device).unsqueeze(1))
-        return [options[0][0] for options in left]
+        return [options[0][0] for options in remaining]
 
     def _feed(self, state: State, h: Tensor, sees_image: Tensor | None) -> None:
         """Run embeddings [b, n, d] through the layers at the state's position; project only the last to the vocabulary."""

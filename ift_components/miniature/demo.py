@@ -71,8 +71,8 @@ def run_demo(folder: Path, wbcatt: Path | None) -> dict[str, dict[str, float]]:
     def evaluate(name: str, *more: str) -> dict[str, float]:
         out = folder / f"evaluation-{name.replace(' + ', '-').replace(' ', '-')}"
         free = [f"free.path={questions}", f"free.images={questions.parent}"]
-        given = [f"data={data}", f"limit={2 * _QUESTIONS}", *free, f"label={name}", f"output_dir={out}", *more]
-        _tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given)
+        options = [f"data={data}", f"limit={2 * _QUESTIONS}", *free, f"label={name}", f"output_dir={out}", *more]
+        _tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *options)
         return key_scores(json.loads((out / "results.json").read_text(encoding="utf-8")))
 
     scores = {WITHOUT: evaluate(WITHOUT)}

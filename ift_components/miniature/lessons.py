@@ -101,20 +101,20 @@ class Lessons:
         for name, share in (("scenes", scenes), ("finds", finds)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name}: {share} is not a share, 0 to 1")
-        known = {task.__name__: task for task in tasks.IMAGE_TASKS}
-        unknown = sorted(set(weights) - set(known))
+        by_name = {task.__name__: task for task in tasks.IMAGE_TASKS}
+        unknown = sorted(set(weights) - set(by_name))
         if unknown or not weights:
             what = f"'{unknown[0]}' is not a task" if unknown else "names no task"
-            raise ConfigError(f"weights: {what}; tasks: {', '.join(known)}")
+            raise ConfigError(f"weights: {what}; tasks: {', '.join(by_name)}")
         self.transform = transform
         self.subjects = subjects(style, transform.transform_image.tile_size)
         self._scenes, self._finds = scenes, finds
-        self._tasks, self._weights = [known[name] for name in weights], list(weights.values())
+        self._tasks, self._weights = [by_name[name] for name in weights], list(weights.values())
         self._words = sorted(
             {word for subject in self.subjects for values in subject.choices.values() for word in values}
         )
-        said = (*letters(tasks.MOST_OPTIONS), *tasks.MARKS)
-        encoded = [transform.tokenizer.encode(f" {x}", add_bos=False, add_eos=False)[0] for x in said]
+        answers = (*letters(tasks.MOST_OPTIONS), *tasks.MARKS)
+        encoded = [transform.tokenizer.encode(f" {x}", add_bos=False, add_eos=False)[0] for x in answers]
         self._answers = torch.tensor(encoded)
         self._key = (seed, rank)
         reference = transform.transform_image
@@ -186,8 +186,8 @@ class Lessons:
         batch = collate(samples, self.transform)
         quiz = torch.tensor([sample.id.endswith((tasks.QUIZ, tasks.FIND)) for sample in samples])
         row = batch.response_index // batch.tokens.shape[1]
-        kept = ~quiz[row] | torch.isin(batch.labels, self._answers)
-        return replace(batch, response_index=batch.response_index[kept], labels=batch.labels[kept])
+        counts = ~quiz[row] | torch.isin(batch.labels, self._answers)
+        return replace(batch, response_index=batch.response_index[counts], labels=batch.labels[counts])
 
     def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:
         instruction, answer = turn

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
+from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.config import config_to_dict, instantiate
 from ift_components.data.schema import Schema
@@ -34,73 +35,83 @@ from ift_components.training.settings import parse_dtype
 
 @dataclass
 class StageSettings:
-    """One stage of the pretraining.
-
-    Attributes:
-        steps: optimizer steps.
-        batch_size: samples per process and step.
-        lr: highest learning rate; it is reached after the first 2 % of the steps and falls along a cosine to a hundredth.
-    """
+    """One stage of the pretraining."""
 
     steps: int = MISSING
+    """Optimizer steps."""
+
     batch_size: int = MISSING
+    """Samples per process and step."""
+
     lr: float = 1.0e-3
+    """Highest learning rate; it is reached after the first 2 % of the steps and falls along a cosine to a hundredth."""
 
 
 @dataclass
 class JointSettings(StageSettings):
-    """The joint stage.
-
-    Attributes:
-        encoder_lr: highest learning rate of the vision encoder; at the language layers' rate it loses what its stage taught it.
-    """
+    """The joint stage."""
 
     encoder_lr: float = MISSING
+    """Highest learning rate of the vision encoder; at the language layers' rate it loses what its stage taught it."""
 
 
 @dataclass
 class PretrainSettings:
-    """The pretraining of the miniature.
-
-    Attributes:
-        output_dir: folder to create; one in which the same pretraining was stopped goes on after its last whole stage.
-        model: component that builds the model; every weight is trained.
-        tokenizer: component that builds the model's transform.
-        style: the style that cells are drawn in.
-        scenes: share of pictures that show shapes instead of a cell.
-        finds: share of the tasks without image or text, to find a word among choices, after the first stage.
-        weights: how often each task is drawn, relative to the others.
-        find: first stage, the language layers on finding words among choices.
-        language: second stage, the language layers on text alone.
-        encoder: third stage, the vision encoder under one linear head per attribute.
-        joint: fourth stage, everything.
-        clip_grad_norm: largest norm of the gradient.
-        weight_decay: of the layers' matrices.
-        micro_batches: forward passes that a joint step is cut into.
-        log_every_steps: how often a line is printed and logged.
-        save_dtype: dtype of the saved checkpoint.
-        device: `cpu`, `cuda` or `auto`.
-        seed: seed of pictures, attributes and tasks.
-    """
+    """The pretraining of the miniature."""
 
     output_dir: str = MISSING
+    """Folder to create; one in which the same pretraining was stopped goes on after its last whole stage."""
+
     model: dict[str, Any] = MISSING
+    """Component that builds the model; every weight is trained."""
+
     tokenizer: dict[str, Any] = MISSING
+    """Component that builds the model's transform."""
+
     style: str = "schematic"
+    """The style that cells are drawn in."""
+
     scenes: float = MISSING
+    """Share of pictures that show shapes instead of a cell."""
+
     finds: float = MISSING
+    """Share of the tasks without image or text, to find a word among choices, after the first stage."""
+
     weights: dict[str, float] = MISSING
+    """How often each task is drawn, relative to the others."""
+
     find: StageSettings = field(default_factory=StageSettings)
+    """First stage, the language layers on finding words among choices."""
+
     language: StageSettings = field(default_factory=StageSettings)
+    """Second stage, the language layers on text alone."""
+
     encoder: StageSettings = field(default_factory=StageSettings)
+    """Third stage, the vision encoder under one linear head per attribute."""
+
     joint: JointSettings = field(default_factory=JointSettings)
+    """Fourth stage, everything."""
+
     clip_grad_norm: float = 1.0
+    """Largest norm of the gradient."""
+
     weight_decay: float = 0.05
+    """Of the layers' matrices."""
+
     micro_batches: int = 2
+    """Forward passes that a joint step is cut into."""
+
     log_every_steps: int = 50
+    """How often a line is printed and logged."""
+
     save_dtype: str = "bf16"
+    """Dtype of the saved checkpoint."""
+
     device: str = "auto"
+    """`cpu`, `cuda` or `auto`."""
+
     seed: int = 0
+    """Seed of pictures, attributes and tasks."""
 
 
 class Heads(nn.Module):
@@ -131,24 +142,34 @@ class Heads(nn.Module):
 
 
 class Pretraining:
-    """The four stages.
+    """The four stages: `prepare` builds and checks, `run` trains.
 
     Args:
         cfg: a config of `PretrainSettings`.
         world: the processes; each trains on lessons of its own, gradients are averaged.
-
-    Raises:
-        UserError: for everything wrong with config or folder; nothing has been written then.
     """
+
+    dtype: torch.dtype
+    model: DeepFusionModel
+    module: ResponseLoss
+    lessons: Lessons
 
     def __init__(self, cfg: PretrainSettings, world: World) -> None:
         self.cfg, self.world = cfg, world
+        self.folder = Path(cfg.output_dir)
+
+    def prepare(self) -> None:
+        """Check the config, build model and lessons, and create the folder or enter one of the same pretraining.
+
+        Raises:
+            UserError: for everything wrong with config or folder; nothing has been written then.
+        """
+        cfg, world = self.cfg, self.world
         self.dtype = parse_dtype(cfg.save_dtype, "save_dtype")
         for key in ("find", "language", "encoder", "joint"):
             values = vars(getattr(cfg, key))
             if min(values["steps"], values["batch_size"]) < 1 or min(values.values()) <= 0:
                 raise ConfigError(f"{key}: every value must be above 0, not {values}")
-        self.folder = Path(cfg.output_dir)
         self.model = build_model(cfg.model, meta=False).to(world.device)
         self.model.requires_grad_(requires_grad=True)
         self.lessons = Lessons(
@@ -179,7 +200,7 @@ class Pretraining:
             write_json(path, config)
 
     def run(self) -> None:
-        """Train all stages that are not there yet, and write the checkpoint."""
+        """Train all stages that are not there yet, after `prepare`, and write the checkpoint."""
         begin = time.perf_counter()
         self.model.train()
         stages = {"find": self._find, "language": self._language, "encoder": self._encoder, "joint": self._joint}
@@ -224,7 +245,7 @@ class Pretraining:
     def _without_images(self, name: str, stage: StageSettings, lesson: Callable[[int, int], Batch]) -> None:
         def passes(step: int) -> Iterator[tuple[Tensor, int]]:
             batch = lesson(step, stage.batch_size).to(self.world.device)
-            yield self.module(batch, None), len(batch.labels)
+            yield self.module(batch, None).sum(), len(batch.labels)
 
         self._train(name, stage, self._part("decoder"), passes)
 
@@ -233,7 +254,7 @@ class Pretraining:
 
         def passes(step: int) -> Iterator[tuple[Tensor, int]]:
             for batch in self.lessons.joint(step, stage.batch_size, parts):
-                yield self.module(batch.to(self.world.device), None), len(batch.labels)
+                yield self.module(batch.to(self.world.device), None).sum(), len(batch.labels)
 
         self._train("joint", stage, self._part(""), passes)
 
@@ -306,7 +327,10 @@ class Pretraining:
 
 
 def _rate(step: int, *, steps: int) -> float:
-    """Return the share of the highest learning rate: a linear rise, then half a cosine."""
+    """Return the share of the highest learning rate: a linear rise, then half a cosine down to a hundredth.
+
+    torchtune's own schedule begins with a step at 0 and ends at 0, which is another one.
+    """
     rise = max(1, steps // 50)
     if step < rise:
         return (step + 1) / rise

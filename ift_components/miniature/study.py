@@ -72,8 +72,8 @@ def train(config: str, overrides: Sequence[str], out: Path) -> None:
 def evaluate(data: Path, questions: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Return the scores of a model on the test questions of a prepared folder and on free questions; done once, then read."""
     if not (out / "results.json").is_file():
-        given = [f"data={data}", f"free.path={questions}", f"free.images={questions.parent}", f"output_dir={out}"]
-        cfg = load_config("tiny_eval.yaml", [*given, *overrides], EvalSettings)
+        options = [f"data={data}", f"free.path={questions}", f"free.images={questions.parent}", f"output_dir={out}"]
+        cfg = load_config("tiny_eval.yaml", [*options, *overrides], EvalSettings)
         with distributed(cfg.device) as world:
             Evaluation(cfg, world).run()
     return key_scores(json.loads((out / "results.json").read_text(encoding="utf-8")))
@@ -138,9 +138,9 @@ def main() -> None:
         scores = {WITHOUT: [evaluate(data, questions, folder / "without")]}
         for name in args.methods:
             for seed in args.seeds:
-                found = run_method(folder, name, seed, data=data, questions=questions, extra=args.overrides)
-                scores.setdefault(name, []).append(found)
-                print(f"{name}, seed {seed}: {found}", flush=True)
+                row = run_method(folder, name, seed, data=data, questions=questions, extra=args.overrides)
+                scores.setdefault(name, []).append(row)
+                print(f"{name}, seed {seed}: {row}", flush=True)
                 write_text(folder / "table.md", table(scores) + "\n")
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -86,19 +86,19 @@ def ask(values: Values, _choices: Choices, rng: random.Random) -> Turn:
 def yes_no(values: Values, choices: Choices, rng: random.Random) -> Turn:
     """Ask whether an attribute has a value; as often right as wrong."""
     name = rng.choice(list(values))
-    wrong = [value for value in choices[name] if value != values[name]]
+    other_values = [value for value in choices[name] if value != values[name]]
     form, yes, no = rng.choice(YES_NO)
     right = rng.choice((True, False))
-    value = values[name] if right else rng.choice(wrong)
+    value = values[name] if right else rng.choice(other_values)
     return form.format(name=name, value=value), yes if right else no
 
 
 def _options(name: str, values: Values, choices: Choices, rng: random.Random) -> list[str]:
     """Return two to six shuffled options with the right one among them; half of the time all of them."""
-    wrong = [value for value in choices[name] if value != values[name]]
-    most = min(len(wrong), MOST_OPTIONS - 1)
+    other_values = [value for value in choices[name] if value != values[name]]
+    most = min(len(other_values), MOST_OPTIONS - 1)
     count = rng.choice((most, rng.randint(1, most)))
-    options = [values[name], *rng.sample(wrong, count)]
+    options = [values[name], *rng.sample(other_values, count)]
     rng.shuffle(options)
     return options
 

@@ -109,6 +109,15 @@ class Batch:
                 moved[field.name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 
+    def pin_memory(self) -> Self:
+        """Return the batch in page-locked memory; torch's loader calls this before it hands a batch to a CUDA run."""
+        pinned = {
+            f.name: getattr(self, f.name).pin_memory()
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
+
     def labels_by_source(self) -> Tensor:
         """Return how many labels each source has, [sources]."""
         if self.source_index is None:

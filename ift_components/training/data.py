@@ -1,5 +1,6 @@
 """Loaders of training and validation samples, whose order depends on seed and epoch alone."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,12 +8,13 @@ from functools import partial
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ift_components.config import instantiate
-from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, collate
+from ift_components.data.dataset import DatasetContext, KnowsLongest, Sample, TrainingDataset, collate
 from ift_components.distributed import World
-from ift_components.errors import ConfigError
+from ift_components.errors import ConfigError, UserError
 from ift_components.models.forward import Batch
 from ift_components.training.settings import TrainSettings
 
@@ -28,6 +30,15 @@ class ResumableSampler(DistributedSampler[int]):
     """
 
     start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (from 0) whose order is drawn: by the seed in the first, by seed and epoch in later ones.
+
+        torch adds the epoch to the seed, so that the second epoch of one seed would be the first of the next.
+        """
+        self._run_seed = getattr(self, "_run_seed", self.seed)
+        drawn = np.random.SeedSequence((self._run_seed, epoch)).generate_state(1, np.uint64)[0]
+        self.seed = self._run_seed if epoch == 0 else int(drawn >> np.uint64(1))
 
     def __iter__(self) -> Iterator[int]:
         return islice(super().__iter__(), self.start, None)
@@ -104,6 +115,7 @@ def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:
         collate_fn=make_batch,
         pin_memory=world.device.type == "cuda",
         drop_last=True,
+        worker_init_fn=_ignore_sigterm,
     )
     if len(loader) < cfg.gradient_accumulation_steps:
         raise ConfigError(
@@ -124,6 +136,7 @@ def build_validation_loader(cfg: TrainSettings, world: World) -> DataLoader[Batc
         sampler=ValidationSampler(cast("Dataset[int]", dataset), world.size, world.rank, shuffle=False),
         num_workers=cfg.num_workers,
         collate_fn=make_batch,
+        worker_init_fn=_ignore_sigterm,
     )
     return cast("DataLoader[Batch]", loader)
 
@@ -150,6 +163,52 @@ def steps_per_epoch(loader: DataLoader[Batch], accumulation: int) -> int:
     return len(loader) // accumulation
 
 
+def _ignore_sigterm(worker: int) -> None:  # noqa: ARG001
+    """Let a loader worker outlive the SIGTERM that a scheduler sends to all: the run needs its batches to end well."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def read_batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Yield a loader's batches.
+
+    Raises:
+        UserError: for a sample that cannot be read, with its own message though a worker raised it.
+    """
+    # Workers are started with the signal blocked: between the fork and `_ignore_sigterm` it would kill them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except UserError as error:
+            # A worker's error comes with its traceback as the message, which ends with `package.module.DataError: message`.
+            last = str(error).strip().splitlines()[-1]
+            raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from error
+        yield batch
+
+
+def trial_batches(loader: DataLoader[Batch], count: int) -> list[Batch]:
+    """Return so many batches to try a run out on: the longest samples, if the dataset knows them, and an epoch's first.
+
+    Args:
+        loader: from `build_loader`.
+        count: how many.
+    """
+    dataset = cast("TrainingDataset", loader.dataset)
+    batches = []
+    if isinstance(dataset, KnowsLongest):
+        samples = [dataset[index] for index in dataset.longest(cast("int", loader.batch_size))]
+        batches.append(loader.collate_fn(samples))
+    steps = islice(epoch_batches(loader, 0, 1), count - len(batches))
+    return batches + [batch for step in steps for batch in step]
+
+
 def epoch_batches(loader: DataLoader[Batch], epoch: int, accumulation: int, done: int = 0) -> Iterator[list[Batch]]:
     """Yield the batches of every optimizer step of an epoch (from 0), in the order of (seed, epoch).
 
@@ -163,6 +222,6 @@ def epoch_batches(loader: DataLoader[Batch], epoch: int, accumulation: int, done
     sampler.set_epoch(epoch)
     sampler.start = done * accumulation * cast("int", loader.batch_size)
     cast("TrainingDataset", loader.dataset).set_epoch(epoch)
-    iterator = iter(loader)
+    iterator = read_batches(loader)
     for _ in range(steps_per_epoch(loader, accumulation) - done):
         yield [next(iterator) for _ in range(accumulation)]

@@ -1,7 +1,7 @@
 """The training loop that warm-up and fine-tuning share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from ift_components.distributed import World
 from ift_components.errors import UserError
@@ -73,9 +72,9 @@ class Trainer:
         """
         world, proxy = self.world, self.proxy
         labels = torch.stack([batch.labels_by_source() for batch in batches]).sum(dim=0)
-        counts = torch.cat([torch.tensor([sum(len(b.ids) for b in batches), int(self.stop)]), labels.cpu()])
+        counts = torch.cat([torch.tensor([sum(len(b.ids) for b in batches)]), labels.cpu()])
         counts = world.sum(counts.to(world.device, torch.float64, non_blocking=True))
-        tokens = counts[2:].sum()
+        tokens = counts[1:].sum()
         if proxy is not None:
             proxy.begin_step()
         sums = torch.zeros(len(self.sources), device=world.device, dtype=torch.float64)
@@ -90,36 +89,34 @@ class Trainer:
                 proxy.theta.grad = world.sum(proxy.theta.grad) / world.size
         norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
         by_part = torch.stack([norm.to(world.device, torch.float64) for norm in norms.values()])
-        # Everything the host needs travels at once: each `tolist` waits for the device.
-        summed, (samples, stop, *counted), sizes = (
-            values.tolist()
-            for values in torch.cat([world.sum(sums), counts, by_part])
-            .cpu()
-            .split([len(sums), len(counts), len(norms)])
-        )
+        # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
+        # late as can be, so that a signal during the passes ends the run after this step and not after the next.
+        reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop)]))
+        values = torch.cat([reduced, counts, by_part]).cpu().split([len(sums), 1, 1, len(sums), len(norms)])
+        summed, (stop,), (samples,), counted, sizes = (value.tolist() for value in values)
         self.stop_agreed = stop > 0
-        mean_loss, norm = sum(summed) / sum(counted), math.hypot(*sizes)
-        if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-            self._refuse(batches, mean_loss, norm)
+        clipped = [part for part in self.groups if not (part == "proxy" and proxy is not None and proxy.raw_gradient)]
+        mean_loss = sum(summed) / sum(counted)
+        norm = math.hypot(*(size for part, size in zip(norms, sizes, strict=True) if part in clipped))
+        if not (math.isfinite(mean_loss) and math.isfinite(math.hypot(*sizes))):
+            self._refuse(batches, mean_loss, math.hypot(*sizes))
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
-            scale_gradients(self.groups, self.clip_grad_norm / (norm + 1e-6))
+            scale_gradients({part: self.groups[part] for part in clipped}, self.clip_grad_norm / (norm + 1e-6))
+        if proxy is not None and proxy.raw_gradient and proxy.theta.grad is not None:
+            proxy.theta.grad *= sum(counted)
         groups = zip(self.groups, self.optimizer.param_groups, strict=True)
-        rates = {f"lr_{part}": group["lr"] for part, group in groups}
+        rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
         if proxy is not None:
-            proxy.end_step()
+            proxy.end_step(first=self.steps == 0)
         self.steps += 1
         metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(sum(counted)), "samples": int(samples)}
         metrics |= _by_source("loss", self.sources, summed, counted)
-        return (
-            metrics
-            | rates
-            | {"grad_norm": norm}
-            | {f"grad_norm_{part}": s for part, s in zip(norms, sizes, strict=True)}
-        )
+        by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
+        return metrics | rates | {"grad_norm": norm} | by_part_name
 
     def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -146,16 +143,16 @@ class Trainer:
             self.proxy.seen.grad = None
 
     @torch.no_grad()
-    def validation_losses(self, loader: DataLoader[Batch], sources: Sequence[str] = ("reports",)) -> dict[str, float]:
+    def validation_losses(self, batches: Iterable[Batch], sources: Sequence[str] = ("reports",)) -> dict[str, float]:
         """Return `val_loss`, the mean loss over the response tokens of a validation set in nats, and `val_loss_<source>`.
 
         Args:
-            loader: every sample once over all processes; batches that only fill up a process's share have no labels.
+            batches: every sample once over all processes; batches that only fill up a process's share have no labels.
             sources: names of its data's sources; with several, losses are given for each too.
         """
         device = self.world.device
         sums = torch.zeros(2, len(sources), device=device, dtype=torch.float64)
-        for batch in loader:
+        for batch in batches:
             sums += torch.stack([self.loss(batch), batch.labels_by_source().to(device)])
         totals, counts = self.world.sum(sums).tolist()
         return {"val_loss": sum(totals) / sum(counts)} | _by_source("val_loss", sources, totals, counts)

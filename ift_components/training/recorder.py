@@ -8,12 +8,14 @@ from typing import Any, Self
 
 import matplotlib as mpl
 from omegaconf import OmegaConf
+from torchtune.training.metric_logging import MetricLoggerInterface
 from tqdm import tqdm
 
 import ift_components
 from ift_components.config import instantiate
 from ift_components.distributed import World
-from ift_components.files import atomic_path, require_new_folder, write_json, write_text
+from ift_components.errors import ConfigError
+from ift_components.files import atomic_path, write_json, write_text
 from ift_components.training.settings import TrainSettings
 
 mpl.use("Agg")
@@ -43,29 +45,38 @@ class Recorder:
         self._stage = stage
         self._rows: list[dict[str, Any]] = []
         self._samples = 0
+        self._logger: MetricLoggerInterface | None = None
 
-    def check(self) -> None:
-        """Check that the output folder is new, unless the run resumes.
+    def open_logger(self) -> None:
+        """Build the metric logger on the main process, after everything else has been checked.
 
         Raises:
-            UserError: if the folder holds something already.
+            ConfigError: if it cannot be built.
         """
-        if not self._cfg.resume:
-            require_new_folder(self.folder)
+        if self._cfg.metric_logger is None:
+            return
+        try:
+            self._logger = instantiate(self._cfg.metric_logger, "metric_logger")
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(f"metric_logger: {self._cfg.metric_logger['_component_']}: {error}") from error
+
+    def last_step(self) -> int:
+        """Return the step that the records of an interrupted run reach, 0 without any."""
+        metrics = self.folder / "metrics.jsonl"
+        rows = map(_read_row, metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else []
+        return max((row["step"] for row in rows if row is not None), default=0)
 
     def start(self, steps: int, done: int = 0) -> None:
-        """Create the folder and show the progress bar; called when everything that can be checked has been.
+        """Write the config and show the progress bar; called when everything that can be checked has been.
 
         Args:
             steps: optimizer steps of the whole run.
             done: those taken before the run was interrupted; what was recorded after them is dropped.
         """
-        self._world.barrier()  # every process has seen the folder empty
         self._start = self._last = time.perf_counter()
         self._bar = tqdm(total=steps, initial=done, desc=self._stage, unit="step", disable=not self._world.is_main)
         if not self._world.is_main:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self._cfg)))
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
@@ -73,7 +84,6 @@ class Recorder:
             self._rows = [row for row in map(_read_row, lines) if row is not None and row["step"] <= done]
             write_text(metrics, "".join(json.dumps(row) + "\n" for row in self._rows))
         self._file = metrics.open("a", encoding="utf-8")
-        self._logger = instantiate(self._cfg.metric_logger, "metric_logger") if self._cfg.metric_logger else None
 
     def step(self, metrics: dict[str, float | int]) -> None:
         """Record one optimizer step.

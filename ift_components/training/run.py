@@ -4,17 +4,16 @@ import json
 import signal
 import sys
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ift_components.config import config_to_dict, instantiate
+from ift_components.config import instantiate
 from ift_components.distributed import World
-from ift_components.errors import ConfigError
+from ift_components.errors import ConfigError, UserError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
 from ift_components.models.model_card import model_card
@@ -29,15 +28,19 @@ from ift_components.training.data import (
     epoch_batches,
     global_batch_size,
     print_notes,
+    read_batches,
     steps_per_epoch,
+    trial_batches,
 )
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
+from ift_components.training.run_folder import RunFolder, on_main
 from ift_components.training.settings import Stage, TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
     build_proxy,
+    checkpoint_bytes,
     offload_activations,
     parameter_groups,
     write_checkpoint,
@@ -45,11 +48,6 @@ from ift_components.training.setup import (
 
 STOPPED = 75  # exit status after SIGTERM: everything is saved, run again with resume=true
 _TRIED_OUT = 2
-# What may differ when a run is resumed: where and how fast it computes, not what.
-_MAY_CHANGE = {
-    "resume", "device", "num_workers", "batch_size", "gradient_accumulation_steps", "data_parallel_replicate_dim",
-    "checkpoint_every_steps", "keep_last", "save_every_epochs", "metric_logger", "val_every_steps", "output_dir",
-}  # fmt: skip
 
 
 class TrainingRun:
@@ -74,12 +72,14 @@ class TrainingRun:
 
     def __init__(self, cfg: TrainSettings, world: World, stage: Stage) -> None:
         self.cfg, self.world, self.stage = cfg, world, stage
+        self.folder = RunFolder(cfg, world)
         self.recorder = Recorder(cfg, world, stage.name)
 
     def run(self) -> None:
-        """Prepare and train."""
-        self.prepare()
-        self.train()
+        """Prepare and train, while no other run may write the output folder."""
+        with self.folder.held():
+            self.prepare()
+            self.train()
 
     def prepare(self) -> None:
         """Build data, model, proxy and optimizer, load the checkpoint to resume from, and run two batches on trial.
@@ -89,22 +89,24 @@ class TrainingRun:
         """
         cfg, world = self.cfg, self.world
         torch.manual_seed(cfg.seed)
-        self.recorder.check()
         draw_if_missing(cfg.data)
-        if cfg.resume:
-            self._check_unchanged()
+        self.folder.check()
         self.loader = build_loader(cfg, world)
         self.val_loader = build_validation_loader(cfg, world)
         self.steps_per_epoch = steps_per_epoch(self.loader, cfg.gradient_accumulation_steps)
         steps = cfg.epochs * self.steps_per_epoch
         self.total_steps = min(steps, cfg.max_steps) if cfg.max_steps else steps
         self.trainer = self._build_trainer()
-        self.checkpointer = Checkpointer(self.recorder.folder / "resume", world, cfg.keep_last)
+        if not self.stage.is_warm_up:
+            self.folder.check_room(checkpoint_bytes(self.trainer.module, cfg))
+        spare = Path(cfg.spare_dir) if cfg.spare_dir else None
+        self.checkpointer = Checkpointer(self.folder.path / "resume", world, cfg.keep_last, spare)
         if cfg.resume:
             self._resume()
         self.card = "" if self.stage.is_warm_up else model_card(run_facts(cfg, self.world))
         self._try_out()
         print_notes(self.loader, world)
+        on_main(world, self.recorder.open_logger)
 
     def _build_trainer(self) -> Trainer:
         cfg, world, tuning = self.cfg, self.world, self.stage.tuning
@@ -127,25 +129,6 @@ class TrainingRun:
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
 
-    def _check_unchanged(self) -> None:
-        """Compare the config with that of the run to be resumed."""
-        folder = self.recorder.folder
-        if (folder / "run.json").is_file():
-            raise ConfigError(f"resume: the run in {folder} is finished; give another output_dir for a new one")
-        if not (folder / "config.yaml").is_file():
-            return
-        before = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-        now = config_to_dict(self.cfg)
-        changed = sorted(
-            str(k) for k in before.keys() | now.keys() if before.get(k) != now.get(k) and k not in _MAY_CHANGE
-        )
-        if changed:
-            key = changed[0]
-            raise ConfigError(
-                f"resume: {', '.join(changed)} differ from the run in {folder}; {key} was {before.get(key)} and is now "
-                f"{now.get(key)}. Resume with the same config, or give another output_dir for a new run"
-            )
-
     def _resume(self) -> None:
         path = self.checkpointer.latest()
         if path is None:
@@ -159,9 +142,17 @@ class TrainingRun:
             )
         self.trainer.steps = state["step"]
         for group, saved in zip(self.trainer.optimizer.param_groups, state["param_groups"], strict=True):
-            group.update(saved)
+            for key, value in saved.items():
+                if isinstance(group.get(key), Tensor):
+                    group[key].fill_(value)
+                else:
+                    group[key] = value
         if self.trainer.scheduler is not None:
             self.trainer.scheduler.load_state_dict(state["scheduler"])
+        reached = self.recorder.last_step()
+        if self.world.is_main:
+            again = f": {reached - state['step']} steps are done again" if reached > state["step"] else ""
+            print(f"resume: {path} is whole; the run had come to step {reached}{again}", file=sys.stderr)
 
     def _state(self) -> dict[str, Any]:
         """Return where the run stands, as JSON values."""
@@ -170,8 +161,8 @@ class TrainingRun:
         return {
             "step": trainer.steps,
             "global_batch_size": global_batch_size(self.cfg, self.world),
-            "param_groups": groups,
-            "scheduler": trainer.scheduler.state_dict() if trainer.scheduler is not None else None,
+            "param_groups": _plain(groups),
+            "scheduler": _plain(trainer.scheduler.state_dict()) if trainer.scheduler is not None else None,
         }
 
     def _try_out(self) -> None:
@@ -181,8 +172,18 @@ class TrainingRun:
         except TypeError as error:
             raise ConfigError(f"lr_scheduler or optimizer: its state cannot be saved as JSON ({error})") from error
         with torch.random.fork_rng():
-            steps = islice(epoch_batches(self.loader, 0, 1), _TRIED_OUT)
-            self.trainer.try_out([batch for step in steps for batch in step])
+            batches = trial_batches(self.loader, _TRIED_OUT)
+            self._check_image_size(batches[0])
+            self.trainer.try_out(batches)
+
+    def _check_image_size(self, batch: Batch) -> None:
+        clip = self.trainer.module.model.encoder.clip
+        side = clip.conv.kernel_size[0] * round(clip.patches_per_tile**0.5)
+        pixels = batch.images.shape[-1] if batch.images is not None else side
+        if pixels != side:
+            raise ConfigError(
+                f"tokenizer.image_size: pictures are {pixels} pixels wide, the model's tiles {side}; give both the same size"
+            )
 
     def train(self) -> None:
         """Train to the end, after `prepare`, and save: the proxy if there is one, the model's checkpoint after fine-tuning.
@@ -193,7 +194,11 @@ class TrainingRun:
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop", True))
         try:
             with self.recorder as recorder:
+                self.world.barrier()  # every process has seen what the folder holds
+                self.folder.start()
+                self.checkpointer.clean()
                 recorder.start(self.total_steps, trainer.steps)
+                self._save_epoch()  # the run may have been stopped before it was written
                 while trainer.steps < self.total_steps:
                     epoch, done = divmod(trainer.steps, self.steps_per_epoch)
                     for batches in epoch_batches(self.loader, epoch, cfg.gradient_accumulation_steps, done):
@@ -201,25 +206,52 @@ class TrainingRun:
                         self._checkpoint()
                         if trainer.steps == self.total_steps:
                             break
-                    every = cfg.save_every_epochs
-                    if (
-                        every
-                        and (epoch + 1) % every == 0
-                        and trainer.steps < self.total_steps
-                        and not self.stage.is_warm_up
-                    ):
-                        self._save(recorder.folder / f"epoch_{epoch + 1}")
+                    self._save_epoch()
                 self.checkpointer.wait()
-                self._save(recorder.folder if self.stage.is_warm_up else recorder.folder / "checkpoint")
+                self._save_at_end()
                 recorder.finish(**self._facts())
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+    def _save_epoch(self) -> None:
+        """Write `epoch_N` if the run stands at the end of an epoch that is to be kept."""
+        steps, every = self.trainer.steps, self.cfg.save_every_epochs
+        epoch, inside = divmod(steps, self.steps_per_epoch)
+        due = every and epoch and not inside and epoch % every == 0 and steps < self.total_steps
+        if due and not self.stage.is_warm_up:
+            self._save(self.folder.path / f"epoch_{epoch}")
+
+    def _save_at_end(self) -> None:
+        """Save what the stage leaves behind; if there is no room for it, keep what is needed to do so later.
+
+        Raises:
+            UserError: if it cannot be saved; the message says how to finish.
+        """
+        try:
+            self._save(self.folder.path if self.stage.is_warm_up else self.folder.path / "checkpoint")
+        except UserError as error:
+            raise UserError(f"{error}; {self._keep_state()}") from error
+
+    def _keep_state(self) -> str:
+        """Write a checkpoint to resume from wherever there is room, and say where and how to go on."""
+        for in_spare in (False, True)[: 2 if self.cfg.spare_dir else 1]:
+            try:
+                path = self.checkpointer.save(self.trainer, self._state(), in_spare=in_spare)
+                self.checkpointer.wait()
+            except UserError:
+                continue  # the next place, or the message below
+            return f"nothing is lost: the trained state is in {path}; make room and run again with resume=true"
+        latest = self.checkpointer.latest()
+        if latest is None:
+            return "there was no room to keep the trained state either, and spare_dir names no other disk"
+        lost = self.trainer.steps - int(latest.name.removeprefix("step_"))
+        return f"make room and run again with resume=true: it goes on from {latest}, {lost} steps are done again"
 
     def _validate(self) -> dict[str, float]:
         step, every = self.trainer.steps, self.cfg.val_every_steps
         if self.val_loader is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        return self.trainer.validation_losses(self.val_loader, data_sources(self.val_loader))
+        return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
 
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due, and end the process if it has been asked to stop."""
@@ -237,11 +269,13 @@ class TrainingRun:
         # The folder is there already if the run was killed just after writing it. The main process looks for all: a copy
         # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
+            on_main(self.world, lambda: self.folder.begin_save(folder.name))
             write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
         proxy = self.trainer.proxy
-        if proxy is not None and self.world.is_main:
-            model = str(self.cfg.model["_component_"])
-            save_proxy(folder / PROXY_FILE, proxy.seen, model=model, step=self.trainer.steps, rule=proxy.rule)
+        if proxy is not None:
+            model, steps = str(self.cfg.model["_component_"]), self.trainer.steps
+            path = folder / PROXY_FILE
+            on_main(self.world, lambda: save_proxy(path, proxy.seen, model=model, step=steps, rule=proxy.rule))
 
     def _facts(self) -> dict[str, object]:
         parameters = list(self.trainer.module.parameters())
@@ -258,3 +292,12 @@ class TrainingRun:
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,
         }
+
+
+def _plain(value: Any) -> Any:
+    """Return nested state with its numbers in tensors as numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

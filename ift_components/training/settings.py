@@ -35,6 +35,12 @@ class ProxySettings:
     lr: float | None = None
     """Learning rate of its own; null uses the optimizer's."""
 
+    raw_gradient: bool = False
+    """As the authors' code: its gradient is neither divided by the tokens nor clipped nor in the norm."""
+
+    alias: bool = False
+    """As the authors' code: theta~ shares theta's storage in the first step, and so takes the whole of it."""
+
 
 @dataclass
 class TrainSettings:
@@ -109,6 +115,9 @@ class TrainSettings:
 
     resume: bool = False
     """Go on from the newest whole checkpoint in `output_dir`, or start if there is none."""
+
+    spare_dir: str | None = None
+    """Folder of this run's own on another disk: takes a checkpoint to resume from when `output_dir` has no room at the end."""
 
     checkpoint_every_steps: int | None = None
     """Write a checkpoint to resume from every so many steps; null only when stopped by SIGTERM."""
@@ -198,8 +207,12 @@ def check_settings(cfg: TrainSettings) -> Stage:
         value = getattr(cfg, key)
         if value is not None and value <= 0:
             raise ConfigError(f"{key}: {value} is not above 0")
-    if cfg.num_workers < 0:
-        raise ConfigError(f"num_workers: {cfg.num_workers} is below 0")
+    for key in ("num_workers", "seed"):
+        if getattr(cfg, key) < 0:
+            raise ConfigError(f"{key}: {getattr(cfg, key)} is below 0")
+    for key, rate in (("proxy.lr", cfg.proxy.lr), ("optimizer.lr", cfg.optimizer.get("lr"))):
+        if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+            raise ConfigError(f"{key}: {rate} is not a number above 0")
     if cfg.proxy.num_vectors < 1:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:

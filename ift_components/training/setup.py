@@ -1,11 +1,15 @@
 """From a config to the objects of a run: model, proxy, data and optimizer."""
 
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torchtune.modules.model_fusion import DeepFusionModel
 from torchtune.training import OffloadActivations
 
 from ift_components.config import instantiate
@@ -19,6 +23,7 @@ from ift_components.models.sharding import checkpoint_activations, compile_layer
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
+from ift_components.training.run_folder import on_main
 from ift_components.training.settings import TrainSettings, parse_dtype
 
 
@@ -70,7 +75,9 @@ def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule | None, dim: 
         theta = random_theta(settings.num_vectors, dim, cfg.seed, settings.init_bound)
     else:
         theta, _ = load_proxy(Path(settings.path), settings.num_vectors, dim)
-    return ProxyInstruction(theta.to(world.device), rule, settings.momentum)
+    return ProxyInstruction(
+        theta.to(world.device), rule, settings.momentum, raw_gradient=settings.raw_gradient, alias=settings.alias
+    )
 
 
 def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:
@@ -108,6 +115,12 @@ def offload_activations(world: World) -> OffloadActivations:
     return OffloadActivations()
 
 
+def checkpoint_bytes(module: ResponseLoss, cfg: TrainSettings) -> int:
+    """Return the bytes that the weights of the final checkpoint take."""
+    width = parse_dtype(cfg.save_dtype or cfg.dtype).itemsize
+    return sum(tensor.numel() for tensor in module.model.state_dict().values()) * width
+
+
 def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World, card: str) -> None:
     """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
 
@@ -119,26 +132,53 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         cfg: a config of `TrainSettings`.
         world: the processes; all must call this.
         card: text of its model card.
+
+    Raises:
+        UserError: if it cannot be written; nothing is left of it then.
     """
-    dtype = parse_dtype(cfg.save_dtype or cfg.dtype)
+    source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
     shares = {part: how.share for part, how in Tuning.parse(cfg.tuning).items()}
-    state = {}
-    for name, tensor in module.model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # all processes take part
-        if world.is_main:
-            state[name] = whole.to("cpu", dtype if shares[part_of(name)] == 1 else torch.float32)
-    if world.is_main:
-        source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-        if source is not None and min(shares.values()) < 1:
-            state |= {name: value.to(dtype) for name, value in blend(read_weights(source), state, shares)}
-        save_checkpoint(
-            folder,
-            state,
-            hf_config(module.model),
-            dtype=dtype,
-            source=source,
-            transform=instantiate(cfg.tokenizer, "tokenizer"),
-            tile_padding=cfg.tile_padding,
-            model_card=card,
-        )
-    world.barrier()
+    # Every process gathers every tensor in the same order, one at a time; the main process alone keeps it until its file is
+    # written, so that no host ever holds the whole model.
+    whole = _WholeTensors(module.model)
+    set_back = source is not None and min(shares.values()) < 1
+    weights = chain(
+        blend(read_weights(source), whole, shares) if source is not None and set_back else (),
+        ((name, whole[name]) for name in whole if not set_back or shares[part_of(name)] == 1),
+    )
+
+    def save() -> None:
+        try:
+            save_checkpoint(
+                folder,
+                weights,
+                hf_config(module.model),
+                dtype=parse_dtype(cfg.save_dtype or cfg.dtype),
+                source=source,
+                transform=instantiate(cfg.tokenizer, "tokenizer"),
+                tile_padding=cfg.tile_padding,
+                model_card=card,
+            )
+        finally:
+            deque(weights, maxlen=0)  # after an error too: the others wait for this process's share of every tensor
+
+    if not world.is_main:
+        deque(weights, maxlen=0)
+    on_main(world, save)
+
+
+class _WholeTensors(Mapping[str, Tensor]):
+    """A model's weights by name, each gathered from its shards when it is asked for; all processes must ask together."""
+
+    def __init__(self, model: DeepFusionModel) -> None:
+        self._state = model.state_dict()
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._state[name]
+        return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)

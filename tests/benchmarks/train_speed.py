@@ -255,8 +255,8 @@ def measure(name, stage, processes, images):
             __file__,
         ]
     copies = processes if copied else 1
-    given = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images, "copies": copies}
-    command = [*launch, *(f"--{name}={value}" for name, value in given.items())]
+    options = {"arm": arm, "stage": stage, "dtype": dtype, "responses": responses, "images": images, "copies": copies}
+    command = [*launch, *(f"--{name}={value}" for name, value in options.items())]
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
@@ -283,17 +283,17 @@ def main():
     for processes in args.processes:
         for stage in ("warm-up", "ift"):
             names = arms(stage, processes)
-            found = {name: [] for name in names}
+            measured = {name: [] for name in names}
             for _ in range(args.rounds):
                 for name in names:
-                    found[name].append(measure(name, stage, processes, args.images * processes))
-            base = statistics.median(r["responses_per_second"] for r in found["authors, bf16"])
-            base32 = statistics.median(r["responses_per_second"] for r in found["authors, fp32"])
-            memory = statistics.median(r["peak_gib"] for r in found["authors, bf16"])
+                    measured[name].append(measure(name, stage, processes, args.images * processes))
+            base = statistics.median(r["responses_per_second"] for r in measured["authors, bf16"])
+            base32 = statistics.median(r["responses_per_second"] for r in measured["authors, fp32"])
+            memory = statistics.median(r["peak_gib"] for r in measured["authors, bf16"])
             print(f"\n{stage}, {processes} process(es), {args.rounds} rounds")
             print("| | responses/s | x authors (bf16) | x authors (fp32) | peak GiB | x memory |")
             print("|---|---|---|---|---|---|")
-            for name, runs in found.items():
+            for name, runs in measured.items():
                 speed = statistics.median(r["responses_per_second"] for r in runs)
                 peak = statistics.median(r["peak_gib"] for r in runs)
                 cells = (speed, speed / base, speed / base32, peak, peak / memory)

@@ -42,10 +42,10 @@ def test_logits_and_text_are_torchtunes(items, transform):
     """Two images, three prompts of different lengths each: shared keys and values, left padding, cached steps."""
     model = tiny_llama3_2_vision().eval()
     engine = Engine(model, transform)
-    asked = [*items[:3], *items[4:7]]
-    assert len({item.image_id for item in asked}) == 2
-    pictures = [ImageTransform(transform)(item.picture()) for item in asked]
-    prompts = [prompt_tokens(transform, Text(item.prompt + " really?" * n)) for n, item in enumerate(asked)]
+    chosen = [*items[:3], *items[4:7]]
+    assert len({item.image_id for item in chosen}) == 2
+    pictures = [ImageTransform(transform)(item.picture()) for item in chosen]
+    prompts = [prompt_tokens(transform, Text(item.prompt + " really?" * n)) for n, item in enumerate(chosen)]
     state = engine.start(engine.encode(torch.stack([pictures[0], pictures[3]])), prompts, 12)
     for row, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         torch.testing.assert_close(
@@ -102,16 +102,16 @@ def test_forced_choice_agrees_with_generation_wherever_it_is_well_formed(trained
 
 def test_answers_do_not_depend_on_the_batch(trained, items, transform):
     works = [Work(item, run) for item in items[:12] for run in range(3)]
-    found = []
+    by_size = []
     for batch_size in (1, 7, 36):
         predictor = OwnPredictor(trained, transform, batch_size=batch_size)
         answers = predictor.answer(works, Drawing(temperature=1.5, top_p=0.9, seed=3))
-        found.append({(work.item.id, work.run): answer.generated for work, answer in answers})
-    assert found[0] == found[1] == found[2]
-    by_run = [tuple(found[0][item.id, run] for item in items[:12]) for run in range(3)]
+        by_size.append({(work.item.id, work.run): answer.generated for work, answer in answers})
+    assert by_size[0] == by_size[1] == by_size[2]
+    by_run = [tuple(by_size[0][item.id, run] for item in items[:12]) for run in range(3)]
     assert len(set(by_run)) == 3
     other = OwnPredictor(trained, transform, batch_size=12).answer(works, Drawing(temperature=1.5, top_p=0.9, seed=4))
-    assert {(w.item.id, w.run): a.generated for w, a in other} != found[0]
+    assert {(w.item.id, w.run): a.generated for w, a in other} != by_size[0]
 
 
 def test_sampling_follows_the_distribution():

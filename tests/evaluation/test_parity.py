@@ -21,15 +21,15 @@ from ift_components.models.tile_padding import set_tile_padding  # noqa: E402
 @pytest.fixture(scope="module")
 def model():
     """Random weights with every gate open, so that each part of the encoder matters."""
-    made = tiny_llama3_2_vision(num_layers=4).eval().requires_grad_(requires_grad=False)
-    clip = made.encoder.clip
+    opened = tiny_llama3_2_vision(num_layers=4).eval().requires_grad_(requires_grad=False)
+    clip = opened.encoder.clip
     generator = torch.Generator().manual_seed(0)
     for name, parameter in clip.named_parameters():
         if name.endswith(("pos_embed.gate", "embedding.gate")):
             parameter.fill_(0.4)
         elif "pos_embed" in name or "ln_" in name or "_norm" in name:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return made
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +94,18 @@ def test_generated_text_is_transformers(trained, checkpoint, transform, items):
     """Taught weights, so that answers end by themselves; ours batched, theirs one at a time."""
     padded = set_tile_padding(copy.deepcopy(trained), "meta")
     engine, reference = Engine(padded, transform), mllama.load(checkpoint)
-    asked = items[:8]
-    pictures = [ImageTransform(transform)(item.picture()) for item in asked]
-    prompts = [prompt_tokens(transform, Text(item.prompt)) for item in asked]
+    chosen = items[:8]
+    pictures = [ImageTransform(transform)(item.picture()) for item in chosen]
+    prompts = [prompt_tokens(transform, Text(item.prompt)) for item in chosen]
     state = engine.start(engine.encode(torch.stack(pictures[::4])), prompts, 20)
     texts = engine.generate(state, 20)
     for picture, prompt, text in zip(pictures, prompts, texts, strict=True):
-        given = mllama.inputs(transform, picture, prompt)
+        inputs = mllama.inputs(transform, picture, prompt)
         stops = transform.stop_tokens
-        made = reference.generate(
-            **given, max_new_tokens=20, do_sample=False, eos_token_id=stops, pad_token_id=stops[0]
+        generated = reference.generate(
+            **inputs, max_new_tokens=20, do_sample=False, eos_token_id=stops, pad_token_id=stops[0]
         )
-        tokens = made[0, len(prompt) :].tolist()
+        tokens = generated[0, len(prompt) :].tolist()
         assert text == transform.tokenizer.decode(tokens, truncate_at_eos=False, skip_special_tokens=True)
 
 

@@ -21,6 +21,12 @@ def config(out, *more):
     )
 
 
+def prepared(cfg, world):
+    pretraining = Pretraining(cfg, world)
+    pretraining.prepare()
+    return pretraining
+
+
 def test_its_stages_in_two_processes(tune, tmp_path):
     out = tmp_path / "out"
     given = [*SHORT, "log_every_steps=3", f"output_dir={out}"]
@@ -36,7 +42,7 @@ def test_its_stages_in_two_processes(tune, tmp_path):
 
 
 def test_stages_train_their_part_and_whole_ones_are_not_repeated(world, tmp_path):
-    first = Pretraining(config(tmp_path / "out"), world)
+    first = prepared(config(tmp_path / "out"), world)
     begin = {name: value.clone() for name, value in first.model.state_dict().items()}
     first.run()
     stages = {name: load_file(tmp_path / "out" / f"{name}.safetensors") for name in STAGES}
@@ -47,15 +53,15 @@ def test_stages_train_their_part_and_whole_ones_are_not_repeated(world, tmp_path
     assert all(torch.equal(stages["encoder"][name], stages["language"][name]) for name in kept)
     (tmp_path / "out" / "joint.safetensors").unlink()
     (tmp_path / "out" / "checkpoint").rename(tmp_path / "before")
-    Pretraining(config(tmp_path / "out"), world).run()
+    prepared(config(tmp_path / "out"), world).run()
     again = load_file(tmp_path / "out" / "joint.safetensors")
     assert all(torch.equal(value, again[name]) for name, value in stages["joint"].items())
     with pytest.raises(ConfigError, match="holds a finished pretraining"):
-        Pretraining(config(tmp_path / "out"), world)
+        prepared(config(tmp_path / "out"), world)
 
 
 def test_the_joint_stage_moves_the_encoder_at_its_own_rate(world, tmp_path):
-    Pretraining(config(tmp_path / "out", "joint.encoder_lr=1e-12"), world).run()
+    prepared(config(tmp_path / "out", "joint.encoder_lr=1e-12"), world).run()
     before, after = (load_file(tmp_path / "out" / f"{name}.safetensors") for name in ("encoder", "joint"))
     moved = dict.fromkeys(("encoder", "decoder"), 0.0)
     for name, value in after.items():
@@ -66,13 +72,13 @@ def test_the_joint_stage_moves_the_encoder_at_its_own_rate(world, tmp_path):
 
 
 def test_another_config_in_the_same_folder_is_refused(world, tmp_path):
-    Pretraining(config(tmp_path / "out"), world)
+    prepared(config(tmp_path / "out"), world)
     with pytest.raises(ConfigError, match="is another pretraining's"):
-        Pretraining(config(tmp_path / "out", "seed=1"), world)
+        prepared(config(tmp_path / "out", "seed=1"), world)
     with pytest.raises(ConfigError, match="joint: every value must be above 0"):
-        Pretraining(config(tmp_path / "other", "joint.steps=0"), world)
+        prepared(config(tmp_path / "other", "joint.steps=0"), world)
     with pytest.raises(ConfigError, match="joint: every value must be above 0"):
-        Pretraining(config(tmp_path / "other", "joint.encoder_lr=0"), world)
+        prepared(config(tmp_path / "other", "joint.encoder_lr=0"), world)
 
 
 def test_heads_sum_the_cross_entropy_of_applicable_attributes():

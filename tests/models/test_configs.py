@@ -65,9 +65,9 @@ def test_components_build(name):
 def test_11b_trains_the_papers_parts_at_the_papers_rate(stage):
     """From the config alone to the optimizer's groups: parameter counts by part, precision, and who gets a gradient step."""
     cfg = load(f"llama32v_{stage}.yaml")
-    made = check_settings(cfg)
+    checked = check_settings(cfg)
     model = build_model(cfg.model, meta=True)
-    apply_tuning(model, made.tuning)
+    apply_tuning(model, checked.tuning)
     set_precision(model, torch.bfloat16)
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
@@ -76,9 +76,9 @@ def test_11b_trains_the_papers_parts_at_the_papers_rate(stage):
     expected = expected_11b()
     assert counts == expected
     assert sum(counts.values()) == 10_629_184_035
-    proxy = ProxyInstruction(random_theta(cfg.proxy.num_vectors, 4096, 0), made.rule, cfg.proxy.momentum)
+    proxy = ProxyInstruction(random_theta(cfg.proxy.num_vectors, 4096, 0), checked.rule, cfg.proxy.momentum)
     groups = parameter_groups(ResponseLoss(model), proxy)
-    optimizer = build_optimizer(cfg, made.tuning, groups)
+    optimizer = build_optimizer(cfg, checked.tuning, groups)
     trained = {group["name"]: sum(p.numel() for p in group["params"]) for group in optimizer.param_groups}
     tuned = {part: expected[part] for part in ("encoder", "fusion")} if stage == "ift" else {}
     assert trained == {"proxy": 32_768, **tuned}
@@ -87,9 +87,9 @@ def test_11b_trains_the_papers_parts_at_the_papers_rate(stage):
     assert {(group["lr"], group["weight_decay"], group["fused"]) for group in optimizer.param_groups} == {
         (2e-5, 0.01, True)
     }
-    assert (made.is_warm_up, made.rule) == (
+    assert (checked.is_warm_up, checked.rule) == (
         (True, UpdateRule.UPDATE) if stage == "warmup" else (False, UpdateRule.TRACK)
     )
-    assert proxy.has_momentum is not made.is_warm_up
+    assert proxy.has_momentum is not checked.is_warm_up
     assert proxy.decay == 0.999
     assert cfg.batch_size * cfg.gradient_accumulation_steps == 2

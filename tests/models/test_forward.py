@@ -59,10 +59,10 @@ def tune_loss(model, batch, proxy):
 
 def gradients(loss, module, proxy):
     loss.backward()
-    found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None} | {"proxy": proxy.grad}
+    computed = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None} | {"proxy": proxy.grad}
     module.zero_grad()
     proxy.grad = None
-    return found
+    return computed
 
 
 def test_loss_and_gradients_equal_torchtunes(batch):
@@ -72,10 +72,12 @@ def test_loss_and_gradients_equal_torchtunes(batch):
     wanted = gradients(expected, model, proxy)
     loss = ResponseLoss(model)(batch, proxy).squeeze()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
-    found = gradients(loss, model, proxy)
-    assert found.keys() == wanted.keys()
+    computed = gradients(loss, model, proxy)
+    assert computed.keys() == wanted.keys()
     for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            computed[name], gradient, atol=2e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def test_activation_checkpointing_changes_nothing(batch):
@@ -86,8 +88,8 @@ def test_activation_checkpointing_changes_nothing(batch):
     wrapped = [name for name, _ in model.named_modules() if name.endswith("_checkpoint_wrapped_module")]
     assert len(wrapped) == 4 + 1 + 6 + 3  # encoder, projection, self-attention and cross-attention layers
     names = {name: name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()}
-    found = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
-    for name, gradient in found.items():
+    computed = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
+    for name, gradient in computed.items():
         torch.testing.assert_close(gradient, plain[names.get(name, name)], atol=1e-5, rtol=1e-4)
 
 
@@ -124,15 +126,15 @@ def test_packed_responses_equal_separate_samples():
     prompt, image = prompt_tokens(transform, Slots(K)), torch.randn(2, 1, 3, 84, 84)
     rows = [(0, responses), (1, responses[:1])]  # and a batch mate with a single one
     packed = [Sample(str(i), prompt, r, image[i]) for i, r in rows]
-    apart = [Sample(str(i), prompt, [one], image[i]) for i, r in rows for one in r]
+    apart = [Sample(str(i), prompt, [response], image[i]) for i, r in rows for response in r]
     model = fine_tuned()
     proxy = torch.randn(K, 128, requires_grad=True)
-    one, many = collate(packed, transform), collate(apart, transform)
-    assert one.tokens.shape[0] == 2
-    assert sorted(one.labels.tolist()) == sorted(many.labels.tolist())
-    expected = ResponseLoss(model)(many, proxy).squeeze()
+    packed_batch, apart_batch = collate(packed, transform), collate(apart, transform)
+    assert packed_batch.tokens.shape[0] == 2
+    assert sorted(packed_batch.labels.tolist()) == sorted(apart_batch.labels.tolist())
+    expected = ResponseLoss(model)(apart_batch, proxy).squeeze()
     wanted = gradients(expected, model, proxy)
-    loss = ResponseLoss(model)(one, proxy).squeeze()
+    loss = ResponseLoss(model)(packed_batch, proxy).squeeze()
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-6)
     for name, gradient in gradients(loss, model, proxy).items():
         torch.testing.assert_close(

@@ -9,6 +9,17 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ift_components.data import report_dataset
+from ift_components.data.dataset import DatasetContext, collate
+from ift_components.data.images import ImageTransform
+from ift_components.data.prompts import Text, prompt_tokens
+from ift_components.evaluation.engine import Engine
+from ift_components.evaluation.items import choice_items
+from ift_components.models import tiny_vision_transform
+from ift_components.models.build import build_for_inference
+from ift_components.models.forward import ResponseLoss
+from ift_components.models.tiny import TINY_CHECKPOINT
+from ift_components.proxy import load_proxy
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import check_settings
 
@@ -100,26 +111,42 @@ def test_two_processes_repeat_one(tune, prepared, warm, tuned):
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_evaluation_after_tuning_answers_as_the_reports_are_written(tune, prepared, tuned):
-    """The tuned model names the right values of reports it was tuned on far more often than the model before."""
-    scores = {}
-    for name, more in {"before": [], "after": [f"checkpoint_dir={tuned / 'checkpoint'}"]}.items():
-        out = tuned.parent / f"eval_{name}"
-        report = [f"report.proxy={tuned / 'checkpoint' / PROXY}", "report.max_new_tokens=40"]
-        given = [f"data={prepared}", f"output_dir={out}", *report, *more]
-        tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *given, cwd=tuned.parent, real=name == "before")
-        results = json.loads((out / "results.json").read_text())
-        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-        choices = [row for row in rows if row["task"] == "choice"]
-        assert results["questions"] == len(choices) == 32  # 8 images, 4 attributes
-        assert set(results["attributes"]) == {"shape", "colour", "size", "border"}
-        right = sum(row["predicted"] == row["answer"] for row in choices)
-        assert results["accuracy"] == pytest.approx(right / 32, abs=1e-6)
-        reports = [row for row in rows if row["task"] == "report"]
-        assert len(reports) == 8
-        words = [(set(row["reference"].split()), set(row["generated"].split())) for row in reports]
-        scores[name] = sum(len(wanted & written) / len(wanted) for wanted, written in words) / len(words)
-    assert scores["after"] > scores["before"] + 0.2
+def report_loss(prepared, checkpoint, proxy):
+    """Nats per token of held-out reports under a proxy."""
+    node = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
+    model = build_for_inference(node, str(checkpoint), torch.device("cpu"), torch.float32)
+    transform = tiny_vision_transform()
+    dataset = report_dataset(DatasetContext(transform, 8, 0), source=str(prepared), split="test")
+    batch = collate([dataset[i] for i in range(len(dataset))], transform)
+    with torch.no_grad():
+        return float(ResponseLoss(model)(batch, load_proxy(proxy, 8, 128)[0]).sum()) / len(batch.labels)
+
+
+def test_evaluation_reads_the_tuned_checkpoint(tune, prepared, warm, tuned):
+    """Tuning has taught what reports look like, and the recipe's answers are those of the weights that it was handed."""
+    checkpoint = tuned / "checkpoint"
+    before, after = (
+        report_loss(prepared, TINY_CHECKPOINT, warm / PROXY),
+        report_loss(prepared, checkpoint, checkpoint / PROXY),
+    )
+    assert after < before - 0.5
+    out = tuned.parent / "evaluation"
+    options = [f"data={prepared}", f"output_dir={out}", f"checkpoint_dir={checkpoint}"]
+    tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *options, cwd=tuned.parent, real=True)
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["id"]: row for row in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
+    assert results["questions"] == len(rows) == 32  # 8 images, 4 attributes
+    assert set(results["attributes"]) == {"shape", "colour", "size", "border"}
+    right = sum(row["predicted"] == row["answer"] for row in rows.values())
+    assert results["accuracy"] == pytest.approx(right / 32, abs=1e-6)
+    node = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
+    model = build_for_inference(node, str(checkpoint), torch.device("cpu"), torch.float32)
+    transform = tiny_vision_transform()
+    for item in choice_items(prepared, "test", "shapes")[:6]:
+        engine = Engine(model, transform)
+        picture = ImageTransform(transform)(item.picture()).unsqueeze(0)
+        state = engine.start(engine.encode(picture), [prompt_tokens(transform, Text(item.prompt))], item.max_new_tokens)
+        assert engine.generate(state, item.max_new_tokens) == [rows[item.id]["generated"]]
 
 
 @pytest.mark.parametrize("rule", ["restart", "fix", "update"])
@@ -155,8 +182,8 @@ def test_text_instruction_needs_no_proxy(tune, prepared, warm):
 )
 def test_user_errors_are_one_line_and_write_nothing(tune, prepared, warm, overrides, message):
     out = warm.parent / "never"
-    given = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", *overrides]
-    result = tune("ift_recipe", "--config", "tiny_ift.yaml", *given, cwd=warm.parent, check=False)
+    options = [f"data={prepared}", f"proxy.path={warm / PROXY}", f"output_dir={out}", *overrides]
+    result = tune("ift_recipe", "--config", "tiny_ift.yaml", *options, cwd=warm.parent, check=False)
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(message, line)
@@ -166,8 +193,8 @@ def test_user_errors_are_one_line_and_write_nothing(tune, prepared, warm, overri
 
 def test_an_output_folder_is_never_written_over(tune, prepared, warm):
     before = {path: path.read_bytes() for path in warm.iterdir()}
-    given = [f"data={prepared}", f"output_dir={warm}"]
-    result = tune("ift_warmup_recipe", "--config", "tiny_warmup.yaml", *given, cwd=warm.parent, check=False)
+    options = [f"data={prepared}", f"output_dir={warm}"]
+    result = tune("ift_warmup_recipe", "--config", "tiny_warmup.yaml", *options, cwd=warm.parent, check=False)
     assert result.returncode == 2
     assert "already holds files" in result.stderr
     assert {path: path.read_bytes() for path in warm.iterdir()} == before

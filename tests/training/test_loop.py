@@ -25,14 +25,14 @@ def test_accumulation_equals_one_large_batch(train_config, world, make_trainer):
     (whole,) = next(epoch_batches(build_loader(cfg, world), 0, 1))
     parts = next(epoch_batches(build_loader(train_config("batch_size=2"), world), 0, 4))
     assert len({len(part.labels) for part in parts}) > 1
-    one, four = make_trainer(cfg), make_trainer(cfg)
-    a, b = one.step([whole]), four.step(parts)
+    at_once, accumulated = make_trainer(cfg), make_trainer(cfg)
+    a, b = at_once.step([whole]), accumulated.step(parts)
     assert a["tokens"] == b["tokens"] == len(whole.labels)
     assert a["samples"] == b["samples"] == 8
     assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
-    for left, right in zip(one.module.parameters(), four.module.parameters(), strict=True):
-        torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
+    for whole_weight, summed_weight in zip(at_once.module.parameters(), accumulated.module.parameters(), strict=True):
+        torch.testing.assert_close(whole_weight, summed_weight, atol=1e-6, rtol=0)
 
 
 def test_clipping_equals_torchs(world):
@@ -54,33 +54,35 @@ def test_whole_gradient_is_clipped_together(train_config, world, make_trainer):
     cfg = train_config(
         "clip_grad_norm=0.01", "optimizer._component_=torch.optim.SGD", "proxy.lr=1.0", "optimizer.lr=1.0"
     )
-    made = make_trainer(cfg, UpdateRule.UPDATE)
-    before = {part: [p.detach().clone() for p in group] for part, group in made.groups.items()}
+    trainer = make_trainer(cfg, UpdateRule.UPDATE)
+    before = {part: [p.detach().clone() for p in group] for part, group in trainer.groups.items()}
     (batches,) = [next(epoch_batches(build_loader(cfg, world), 0, 1))]
-    metrics = made.step(batches)
+    metrics = trainer.step(batches)
     assert metrics["grad_norm"] > 0.01
     parts = [metrics[f"grad_norm_{part}"] for part in ("proxy", "encoder", "fusion")]
     assert metrics["grad_norm"] == pytest.approx(sum(n**2 for n in parts) ** 0.5, rel=1e-6)
     moved = sum(
-        (p - q).square().sum() for part, group in made.groups.items() for p, q in zip(group, before[part], strict=True)
+        (p - q).square().sum()
+        for part, group in trainer.groups.items()
+        for p, q in zip(group, before[part], strict=True)
     )
     assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)  # SGD at rate 1 moves by the clipped gradient
 
 
 def test_bad_loss_stops_before_the_step(train_config, world, make_trainer):
     cfg = train_config()
-    made = make_trainer(cfg)
+    trainer = make_trainer(cfg)
     batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
     batches[0].images[0] = float("nan")
-    before = [p.detach().clone() for p in made.module.parameters()]
+    before = [p.detach().clone() for p in trainer.module.parameters()]
     with pytest.raises(UserError, match=rf"step 1: loss nan.*before the optimizer step.*{batches[0].ids[0]}"):
-        made.step(batches)
-    assert all(torch.equal(p, q) for p, q in zip(made.module.parameters(), before, strict=True))
+        trainer.step(batches)
+    assert all(torch.equal(p, q) for p, q in zip(trainer.module.parameters(), before, strict=True))
 
 
 def test_proxy_has_its_own_learning_rate(train_config, world, make_trainer):
-    made = make_trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"))
-    assert {g["name"]: g["lr"] for g in made.optimizer.param_groups} == {
+    trainer = make_trainer(train_config("proxy.lr=0.125", "optimizer.lr=0.25"))
+    assert {g["name"]: g["lr"] for g in trainer.optimizer.param_groups} == {
         "proxy": 0.125,
         "encoder": 0.25,
         "fusion": 0.25,

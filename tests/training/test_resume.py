@@ -7,19 +7,16 @@ import re
 import signal
 import subprocess
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from launching import launch
 from safetensors.torch import load_file
-from torch import nn
-from torch.distributed.checkpoint.metadata import TensorProperties, TensorStorageMetadata
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule, random_theta, save_proxy
-from ift_components.training.checkpoint import Checkpointer, _prepare_optimizer
+from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.run import STOPPED, TrainingRun
 from ift_components.training.settings import Stage
 
@@ -59,19 +56,19 @@ def losses(folder):
 
 def run(cfg, world, *, stop_after=None):
     """Train; after `stop_after` steps the run dies without any goodbye, its checkpoints so far written."""
-    made = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule(cfg.proxy.rule)))
-    made.prepare()
-    step = made.trainer.step
+    training = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule(cfg.proxy.rule)))
+    training.prepare()
+    step = training.trainer.step
 
     def deadly(batches):
-        if made.trainer.steps == stop_after:
-            made.checkpointer.wait()  # its thread would outlive this death, as it would not a real one
+        if training.trainer.steps == stop_after:
+            training.checkpointer.wait()  # its thread would outlive this death, as it would not a real one
             raise KilledError
         return step(batches)
 
-    made.trainer.step = deadly
-    made.train()
-    return made
+    training.trainer.step = deadly
+    training.train()
+    return training
 
 
 @pytest.fixture
@@ -86,7 +83,15 @@ def config(train_config, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "workers"),
-    [(["proxy.rule=track"], 2), (["proxy.rule=restart"], 0), (["dtype=bf16", "optimizer.fused=true"], 0)],
+    [
+        (["proxy.rule=track"], 2),
+        (["proxy.rule=restart"], 0),
+        (["dtype=bf16", "optimizer.fused=true"], 0),
+        (["optimizer._component_=torch.optim.SGD", "optimizer.momentum=0.9"], 0),
+        # Moments in 8 bits, quantised in blocks, and a learning rate that is a tensor; sharded (bf16) and not.
+        (["optimizer._component_=torchao.optim.AdamW8bit"], 0),
+        (["optimizer._component_=torchao.optim.AdamW8bit", "dtype=bf16"], 0),
+    ],
 )
 def test_resumed_run_is_bit_identical(config, world, tmp_path, more, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -99,24 +104,6 @@ def test_resumed_run_is_bit_identical(config, world, tmp_path, more, workers):
     assert losses(parts) == losses(whole)
     assert len(losses(whole)) == STEPS
     assert_identical(weights(parts), weights(whole))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_step_counts_wait_where_the_optimizer_keeps_them(fused):
-    parameter = nn.Parameter(torch.empty(3, device="meta"))  # stands for a GPU
-    optimizer = torch.optim.AdamW([parameter], lr=1e-3)
-    optimizer.param_groups[0]["fused"] = fused
-    trainer = SimpleNamespace(
-        optimizer=optimizer, proxy=None, module=SimpleNamespace(model=nn.ParameterDict({"w": parameter}))
-    )
-    shapes = {"exp_avg": torch.Size([3]), "step": torch.Size([])}
-    entries = {
-        f"optimizer/w/{name}": TensorStorageMetadata(TensorProperties(torch.float32), shape, [])
-        for name, shape in shapes.items()
-    }
-    _prepare_optimizer(trainer, entries)
-    devices = {name: value.device.type for name, value in optimizer.state[parameter].items()}
-    assert devices == {"exp_avg": "meta", "step": "meta" if fused else "cpu"}
 
 
 def test_only_the_newest_checkpoints_are_kept_whole(config, world, tmp_path):
@@ -137,12 +124,60 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(config, world, tmp_pat
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     run(config("whole"), world)
-    made = run(cfg, world)
+    training = run(cfg, world)
     assert re.search(
         r"step_00000006 is damaged \(.*distcp has changed\); the checkpoint before it is used", caplog.text
     )
     assert losses(tmp_path / "damaged") == losses(tmp_path / "whole")
-    assert made.trainer.steps == STEPS
+    assert training.trainer.steps == STEPS
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "{}", '{"state.json": "0"}'])
+def test_damaged_list_of_files_is_passed_over_like_any_damage(config, world, tmp_path, content):
+    cfg = config("list", "resume=true")
+    with pytest.raises(KilledError):
+        run(cfg, world, stop_after=5)
+    folder = tmp_path / "list" / "resume"
+    (folder / "step_00000005" / "files.json").write_text(content)
+    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000004"
+
+
+def test_damaged_checkpoints_do_not_count_for_keep_last(config, world, tmp_path):
+    """Two newer ones are damaged: the ones written after going on from the third stay."""
+    cfg = config("counted", "resume=true", "keep_last=3")
+    with pytest.raises(KilledError):
+        run(cfg, world, stop_after=7)
+    folder = tmp_path / "counted" / "resume"
+    assert [path.name[-1] for path in sorted(folder.iterdir())] == ["4", "5", "6"]
+    for name in ("step_00000005", "step_00000006"):
+        os.truncate(next((folder / name).glob("*.distcp")), 10)
+    cfg.keep_last = 2
+    with pytest.raises(KilledError):
+        run(cfg, world, stop_after=5)
+    assert [path.name[-1] for path in sorted(folder.iterdir())] == ["4", "5"]
+    run(config("whole"), world)
+    run(cfg, world)
+    assert losses(tmp_path / "counted") == losses(tmp_path / "whole")
+
+
+def test_what_a_kill_left_half_written_is_cleaned(config, world, tmp_path, capsys):
+    cfg = config("left", "resume=true")
+    with pytest.raises(KilledError):
+        run(cfg, world, stop_after=4)
+    out = tmp_path / "left"
+    for name in ("resume/.step_00000009.tmp", ".checkpoint.partial"):
+        (out / name).mkdir()
+        (out / name / "half").write_text("x")
+    (out / ".run.json.77.tmp").write_text("x")
+    # Three steps after the newest checkpoint are in the records: going on says that they are done again.
+    rows = (out / "metrics.jsonl").read_text()
+    last = json.loads(rows.splitlines()[-1])
+    (out / "metrics.jsonl").write_text(rows + "".join(json.dumps({**last, "step": step}) + "\n" for step in (5, 6, 7)))
+    run(cfg, world)
+    assert "the run had come to step 7: 3 steps are done again" in capsys.readouterr().err
+    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob("*.partial"))
+    assert losses(out)[-1] != last["loss"]
 
 
 def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
@@ -156,6 +191,48 @@ def test_truncated_checkpoint_is_passed_over(config, world, tmp_path):
     assert Checkpointer(folder, world, 2).latest() == folder / "step_00000004"
     shard.unlink()
     assert Checkpointer(folder, world, 2).latest() == folder / "step_00000004"
+
+
+def test_the_epochs_own_checkpoint_is_written_when_the_run_stops_at_its_end(config, world, tmp_path):
+    cfg = config("epochs", "resume=true", "save_every_epochs=1", "epochs=3", "max_steps=12")
+    training = TrainingRun(cfg, world, Stage(FINE_TUNING, UpdateRule.TRACK))
+    training.prepare()
+    step = training.trainer.step
+
+    def ask_to_stop(batches):
+        training.trainer.stop = training.trainer.steps == 4
+        return step(batches)
+
+    training.trainer.step = ask_to_stop
+    with pytest.raises(SystemExit) as stopped:
+        training.train()
+    assert stopped.value.code == STOPPED
+    out = tmp_path / "epochs"
+    assert training.trainer.steps == training.steps_per_epoch == 5
+    assert not (out / "epoch_1").exists()
+    run(cfg, world)
+    whole = config("whole", "save_every_epochs=1", "epochs=3", "max_steps=12")
+    run(whole, world)
+    for name in ("epoch_1", "epoch_2", "checkpoint"):
+        (left, right) = (load_file(tmp_path / folder / name / "model.safetensors") for folder in ("epochs", "whole"))
+        assert_identical({name: left}, {name: right})
+
+
+def test_a_signal_during_a_step_ends_the_run_after_it(config, world):
+    """The flag is read after the passes: the run does not begin another step."""
+    training = TrainingRun(config("signal"), world, Stage(FINE_TUNING, UpdateRule.TRACK))
+    training.prepare()
+    loss = training.trainer.loss
+
+    def signalled(batch):
+        if training.trainer.steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(batch)
+
+    training.trainer.loss = signalled
+    with pytest.raises(SystemExit):
+        training.train()
+    assert training.trainer.steps == 3
 
 
 def test_changed_config_is_named(config, world, tmp_path):
@@ -173,34 +250,68 @@ def test_finished_run_is_not_resumed(config, world):
         run(config("finished", "resume=true"), world)
 
 
-def test_full_disk_keeps_the_last_good_checkpoint(config, world, tmp_path):
-    """A tmpfs with room for one checkpoint and a half."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    size = 24_000_000  # one checkpoint is 16 MB: weights and two moments of 1.3 M parameters
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        with pytest.raises(
-            UserError, match=r"checkpoint of step 4 .* No space left .* the last good one is step_00000002"
-        ):
-            run(config("small/run"), world)
-        folder = mount / "run" / "resume"
-        assert [path.name for path in folder.iterdir()] == ["step_00000002"]
-        assert Checkpointer(folder, world, 2).latest() == folder / "step_00000002"
-    finally:
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many bytes."""
+    mounts = []
+
+    def make(name, size):
+        mount = tmp_path / name
+        mount.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        mounts.append(mount)
+        return mount
+
+    yield make
+    for mount in mounts:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(config, world, small_disk):
+    """Room for one checkpoint of 16 MB (weights and two moments of 1.3 M parameters) and a half."""
+    mount = small_disk("small", 24_000_000)
+    with pytest.raises(UserError, match=r"checkpoint of step 4 .* No space left .* the last good one is step_00000002"):
+        run(config("small/run"), world)
+    folder = mount / "run" / "resume"
+    assert [path.name for path in folder.iterdir()] == ["step_00000002"]
+    assert Checkpointer(folder, world, 2).latest() == folder / "step_00000002"
+
+
+def test_room_for_the_final_checkpoint_is_checked_first(config, world, small_disk):
+    mount = small_disk("tiny", 8_000_000)
+    with pytest.raises(UserError, match=r"room for 0.008\d* GB, and the final checkpoint takes 0.01\d*; make room"):
+        run(config("tiny/run"), world)
+    assert not (mount / "run").exists()
+
+
+def test_no_room_at_the_end_keeps_the_state_on_the_spare_disk(config, world, tmp_path, small_disk):
+    mount = small_disk("full", 16_000_000)  # the final checkpoint takes 11 MB
+    spare = ["resume=true", f"spare_dir={tmp_path / 'spare'}", "checkpoint_every_steps=null"]
+    training = TrainingRun(config("full/run", *spare), world, Stage(FINE_TUNING, UpdateRule.TRACK))
+    training.prepare()
+    (mount / "filler").write_bytes(bytes(10_000_000))
+    with pytest.raises(
+        UserError,
+        match=r"No space left.* nothing is lost: .*spare/step_00000009; make room and run again with resume=true",
+    ):
+        training.train()
+    assert [path.name for path in (mount / "run").iterdir() if "checkpoint" in path.name] == []
+    (mount / "filler").unlink()
+    again = run(config("full/run", *spare), world)
+    assert again.trainer.steps == STEPS
+    run(config("whole", "checkpoint_every_steps=null"), world)
+    assert_identical(weights(mount / "run"), weights(tmp_path / "whole"))
+    assert losses(mount / "run") == losses(tmp_path / "whole")
 
 
 def start(prepared, out, *overrides, processes=1):
     """Start `tune run` in processes of their own."""
     proxy = f"proxy.path={out.parent / 'proxy_instruction.safetensors'}"
-    given = [f"data={prepared}", f"output_dir={out}", proxy, *OPTIONS, "num_workers=0", "resume=true", *overrides]
+    options = [f"data={prepared}", f"output_dir={out}", proxy, *OPTIONS, "resume=true", *overrides]
     streams = out.parent / "out.txt", out.parent / "err.txt"
-    command = ["ift_recipe", "--config", "tiny_ift.yaml", *given]
+    command = ["ift_recipe", "--config", "tiny_ift.yaml", *options]
     return launch(*command, cwd=out.parent, streams=streams, processes=processes)
 
 
@@ -217,62 +328,65 @@ def finish(process, status=0):
     return result.stdout + result.stderr
 
 
-def test_sigterm_saves_and_ends_with_its_own_status(prepared, tmp_path, proxy_file):
-    out = tmp_path / "run"
-    process = start(prepared, out, "checkpoint_every_steps=null", "max_steps=400", "epochs=100", "batch_size=4")
-    metrics = out / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+def wait_for_steps(process, metrics, steps):
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= steps):
         assert process.running(), process.output
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_to_every_process_saves_and_ends(prepared, tmp_path, proxy_file, processes):
+    """As schedulers send it: to loader workers too, which must go on until the step is done."""
+    out = tmp_path / "run"
+    options = ["checkpoint_every_steps=null", "max_steps=400", "epochs=100", f"batch_size={4 // processes}"]
+    process = start(prepared, out, *options, "num_workers=2", processes=processes)
+    wait_for_steps(process, out / "metrics.jsonl", 4)
     process.send(signal.SIGTERM)
     output = finish(process, STOPPED)
     (step,) = re.findall(r"stopped after step (\d+); go on with resume=true", output)
     assert [path.name for path in (out / "resume").iterdir()] == [f"step_{int(step):08d}"]
+    assert len(losses(out)) == int(step)
 
 
 def test_two_processes_resume_as_one(prepared, tmp_path, proxy_file):
     """Stop a run of one process, go on with two: the same order, the same losses to 1e-5."""
     whole, parts, longer = tmp_path / "whole", tmp_path / "parts", ["epochs=6", "max_steps=26"]
-    finish(start(prepared, whole, "batch_size=4", *longer))
-    process = start(prepared, parts, "batch_size=4", *longer)
+    finish(start(prepared, whole, "batch_size=4", "num_workers=0", *longer))
+    process = start(prepared, parts, "batch_size=4", "num_workers=0", *longer)
     while not any((parts / "resume").glob("step_*")):
         assert process.running(), process.output
         time.sleep(0.02)
     process.send(signal.SIGKILL)
     process.wait()
     assert not (parts / "run.json").exists()
-    finish(start(prepared, parts, "batch_size=2", *longer, processes=2))
+    finish(start(prepared, parts, "batch_size=2", "num_workers=0", *longer, processes=2))
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file, processes):
-    """Kill -9 at random moments of real runs, resume, and compare with a run that was never stopped."""
+def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file, processes, sent):
+    """Kill every process, workers too, at random moments of real runs, resume, and compare with a run never stopped."""
     generator = random.Random(processes)
     options = [
         "batch_size=4" if processes == 1 else "batch_size=2",
         "checkpoint_every_steps=3",
         "epochs=20",
         "max_steps=90",
+        "num_workers=1",
     ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finish(start(prepared, whole, *options, processes=processes))
-    kills = 0
-    while kills < 20:
+    metrics = parts / "metrics.jsonl"
+    for _ in range(20):
         process = start(prepared, parts, *options, processes=processes)
-        reached = len((parts / "metrics.jsonl").read_text().splitlines()) if (parts / "metrics.jsonl").exists() else 0
-        target = min(reached + generator.randint(0, 5), 88)
-        while process.running():
-            now = len((parts / "metrics.jsonl").read_text().splitlines()) if (parts / "metrics.jsonl").exists() else 0
-            if now >= target and now > 0:
-                break
-            time.sleep(0.01)
-        assert process.running(), process.output
+        reached = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        wait_for_steps(process, metrics, max(1, min(reached + generator.randint(0, 5), 88)))
         time.sleep(generator.uniform(0, 0.3))
-        process.send(signal.SIGKILL)
+        process.send(sent)
         process.wait()
-        kills += 1
+        assert not (parts / "run.json").exists()
     finish(start(prepared, parts, *options, processes=processes))
     assert losses(parts) == losses(whole)
     assert_identical(weights(parts), weights(whole))

@@ -165,9 +165,9 @@ class Constant(LambdaLR):
 def test_processes_in_two_copies_repeat_one(tune, train_config, world, make_trainer, *, tmp_path, processes):
     cfg = train_config("batch_size=8", "instruction=x")
     out = tmp_path / "copies"
-    given = [f"data={cfg.data}", "instruction=x", f"output_dir={out}"]
+    options = [f"data={cfg.data}", "instruction=x", f"output_dir={out}"]
     more = ["checkpoint_dir=null", "max_steps=3", "num_workers=0", f"batch_size={8 // processes}"]
-    command = ["ift_recipe", "--config", "tiny_ift.yaml", *given, *more, "data_parallel_replicate_dim=2"]
+    command = ["ift_recipe", "--config", "tiny_ift.yaml", *options, *more, "data_parallel_replicate_dim=2"]
     # The second copy comes late to the end: the first can gather and write the checkpoint without it.
     (tmp_path / "late.py").write_text(_LATE)
     command.append("lr_scheduler._component_=late.Constant")
@@ -201,11 +201,11 @@ def test_activation_offloading_needs_cuda(train_config, world):
 @pytest.mark.gpu
 def test_offloading_on_cuda_keeps_the_losses(tune, prepared, tmp_path):
     """Activations and shards in host memory change where things lie, not the losses."""
-    found = {}
-    for name, options in {"plain": [], "offloaded": ["activation_offloading=true", "cpu_offload=true"]}.items():
+    losses = {}
+    for name, changes in {"plain": [], "offloaded": ["activation_offloading=true", "cpu_offload=true"]}.items():
         out = tmp_path / name
-        given = [f"data={prepared}", "instruction=x", f"output_dir={out}"]
-        more = ["device=cuda", "dtype=bf16", "max_steps=3", *options]
-        tune("ift_recipe", "--config", "tiny_ift.yaml", *given, *more, cwd=tmp_path)
-        found[name] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert found["offloaded"] == pytest.approx(found["plain"], rel=1e-3)
+        options = [f"data={prepared}", "instruction=x", f"output_dir={out}"]
+        more = ["device=cuda", "dtype=bf16", "max_steps=3", *changes]
+        tune("ift_recipe", "--config", "tiny_ift.yaml", *options, *more, cwd=tmp_path)
+        losses[name] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert losses["offloaded"] == pytest.approx(losses["plain"], rel=1e-3)
