@@ -65,7 +65,8 @@ def _balance(source: Source, folder: Path, checks: Checks) -> None:
     for split in SPLITS if names else ():
         for row in part_rows(folder / "reports" / f"{split}.parquet", ["attributes"]):
             for item in row["attributes"]:
-                counts[item["name"]][split][item["value"]] += 1
+                if item["name"] in counts:  # sections of a text, such as sentences, are no attributes
+                    counts[item["name"]][split][item["value"]] += 1
     checks.balance = {name: {s: _listed(c) for s, c in by_split.items()} for name, by_split in counts.items()}
     for name, by_split in counts.items():
         values = {value for counter in by_split.values() for value in counter}

@@ -171,6 +171,8 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
         self._texts = self._rows.remove_columns("image")  # reading a row of these decodes no image
+        if not self._texts[0]["report"]:
+            raise DataError(f"{source} holds images with questions but no reports; train on its questions instead")
         self._shuffling = shuffling
         self._repeat = repeat
         self._responses_per_image = responses_per_image

@@ -122,6 +122,7 @@ class Source:
         square: pad images to a square with black, as the authors do for CBIS-DDSM and SKINCON.
         skip_masks: a record's first file that is not two-valued is its image.
         private: whether reports must not appear in logs, previews or manifests.
+        has_reports: whether images come with reports; without, a report is empty and only questions can be trained on.
         notes: what a user should know about this source, shown when it is prepared.
         name: the builder's name; filled in by `builder`.
         arguments: the builder's arguments; filled in by `builder`.
@@ -137,6 +138,7 @@ class Source:
     square: bool = False
     skip_masks: bool = False
     private: bool = False
+    has_reports: bool = True
     notes: tuple[str, ...] = ()
     name: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)

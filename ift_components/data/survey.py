@@ -62,7 +62,7 @@ def checked_records(source: Source, problems: Problems) -> Iterator[tuple[Record
             problems.add(record.where, f"split is '{record.split}', expected one of: {', '.join(SPLITS)}")
         elif record.id in seen:
             problems.add(record.where, f"id '{record.id}' occurs a second time")
-        elif not report.strip():
+        elif source.has_reports and not report.strip():
             problems.add(record.where, "the report is empty")
         elif fault := questions_fault(record):
             problems.add(record.where, fault)

@@ -84,11 +84,12 @@ def _each(reason: Callable[[Candidate], str]) -> Filter:
 
 
 def given_away() -> Filter:
-    """Leave out open pairs whose question holds all content words of the answer."""
+    """Leave out open pairs whose question holds all content words of the answer, unless it asks which of two (`or`)."""
 
     def reason(candidate: Candidate) -> str:
-        words = content_words(candidate.pair.answer)
-        inside = candidate.kind == "open" and bool(words) and words <= content_words(candidate.pair.question)
+        words, question = content_words(candidate.pair.answer), candidate.pair.question
+        inside = candidate.kind == "open" and bool(words) and words <= content_words(question)
+        inside = inside and not re.search(r"\bor\b", question, re.IGNORECASE)
         return "the question gives the answer away" if inside else ""
 
     return _each(reason)
@@ -97,7 +98,8 @@ def given_away() -> Filter:
 def unsupported(min_share: float = 0.5) -> Filter:
     """Leave out pairs of whose answer too few content words stand in the caption or the other facts about the image.
 
-    Answers of yes or no alone have no words to look for and are kept.
+    Answers of yes or no alone have no words to look for and are kept. What stands in brackets behind other words, usually the
+    same in other words, does not count.
 
     Args:
         min_share: least share of the answer's content words, 0 to 1.
@@ -109,7 +111,7 @@ def unsupported(min_share: float = 0.5) -> Filter:
         raise ConfigError(f"filters: min_share is {min_share}, expected 0 to 1")
 
     def reason(candidate: Candidate) -> str:
-        words = content_words(candidate.pair.answer)
+        words = content_words(re.sub(r"\([^)]*\)", "", candidate.pair.answer)) or content_words(candidate.pair.answer)
         share = len(words & content_words(f"{candidate.caption} {candidate.facts}")) / len(words) if words else 1.0
         return "" if share >= min_share else "the caption does not support the answer"
 
@@ -138,7 +140,7 @@ def talks_of_text() -> Filter:
     """Leave out pairs that speak of the caption or of what a text mentions, instead of the image."""
     return pattern(
         r"\b(?:captions?|mention(?:s|ed)?|case information|context|the (?:text|description|passage|report)|as stated"
-        r"|(?:is|are|was|were) (?:stated|described as)|according to)\b",
+        r"|(?:is|are|was|were) (?:stated|described as)|according to(?! (?:the|this) image))\b",
         "talk of the caption",
     )
 
@@ -146,7 +148,7 @@ def talks_of_text() -> Filter:
 def unanswered() -> Filter:
     """Leave out pairs whose answer says that there is none."""
     missing = re.compile(
-        r"\b(?:not? (?:available|specified|provided|known|given|mentioned|stated|enough information|indicated|applicable)"
+        r"\b(?:n.t enough information|not? (?:available|specified|provided|known|given|mentioned|stated|enough information|indicated|applicable)"
         r"|(?:information|answer) (?:is )?unavailable|unknown|unspecified|unclear|cannot be determined|n/a|no information)\b",
         re.IGNORECASE,
     )
