@@ -133,7 +133,7 @@ def load_config(name: str, overrides: Iterable[str], settings: type[Settings]) -
     try:
         cfg = OmegaConf.load(path)
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{path} must hold a mapping of keys to values")
     for override in overrides:
