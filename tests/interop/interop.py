@@ -1,11 +1,12 @@
 """What the tests of this folder share: tuning the miniature, questions about pictures of many shapes."""
 
 from dataclasses import replace
+from functools import partial
 
 from PIL import Image
 
 from ift_components.config import load_config
-from ift_components.evaluation.items import choice_items
+from ift_components.evaluation.items import question_items
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import TrainSettings, check_settings
 
@@ -21,10 +22,11 @@ def tune_miniature(prepared, folder, world, *overrides):
 
 
 def questions(prepared):
-    """Multiple-choice questions about pictures of many shapes."""
+    """Multiple-choice questions about pictures of many shapes, each picture in one of them."""
+    items = question_items(prepared, "test", "shapes")
+    numbers = {name: number for number, name in enumerate(sorted({item.image_id for item in items}))}
 
-    def reshaped(item, shape):
-        return lambda: item.picture().resize(shape, Image.Resampling.BILINEAR)
+    def reshaped(item):
+        return item.picture().resize(SHAPES[numbers[item.image_id] % len(SHAPES)], Image.Resampling.BILINEAR)
 
-    items = choice_items(prepared, "test", "shapes")
-    return [replace(item, picture=reshaped(item, SHAPES[i % len(SHAPES)])) for i, item in enumerate(items)]
+    return [replace(item, picture=partial(reshaped, item)) for item in items]
