@@ -1,6 +1,7 @@
 """What the tests of this folder share: tuning the miniature, questions about pictures of many shapes."""
 
 from dataclasses import replace
+from functools import partial
 
 from PIL import Image
 
@@ -21,10 +22,11 @@ def tune_miniature(prepared, folder, world, *overrides):
 
 
 def questions(prepared):
-    """Multiple-choice questions about pictures of many shapes."""
-
-    def reshaped(item, shape):
-        return lambda: item.picture().resize(shape, Image.Resampling.BILINEAR)
-
+    """Multiple-choice questions about pictures of many shapes, each picture in one of them."""
     items = question_items(prepared, "test", "shapes")
-    return [replace(item, picture=reshaped(item, SHAPES[i % len(SHAPES)])) for i, item in enumerate(items)]
+    numbers = {name: number for number, name in enumerate(sorted({item.image_id for item in items}))}
+
+    def reshaped(item):
+        return item.picture().resize(SHAPES[numbers[item.image_id] % len(SHAPES)], Image.Resampling.BILINEAR)
+
+    return [replace(item, picture=partial(reshaped, item)) for item in items]

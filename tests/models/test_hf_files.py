@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torchtune.models.llama3 import llama3_tokenizer
 
-from ift_components.data.prompts import prompt_tokens
+from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.hf_files import IMAGE_LAYOUT, convert_tokenizer, write_files
 from ift_components.models.hf_layout import hf_config, save_checkpoint
@@ -132,7 +132,7 @@ def test_the_chat_template_writes_our_prompts(transform):
             continue
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
         made = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        assert made == prompt_tokens(transform, text), repr(text)
+        assert made == prompt_tokens(transform, Text(text)), repr(text)
     with pytest.raises(Exception, match="content of type 'video': this model takes text and image"):
         tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}], tokenize=False)
 
