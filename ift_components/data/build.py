@@ -133,6 +133,7 @@ def _build(
         **identity,
         "fingerprint": fingerprint(identity),
         "private": source.private,
+        "has_reports": source.has_reports,
         "counts": counts,
         "skipped": {"count": problems.count, "first": problems.first},
         "left_out": dict(problems.left_out),

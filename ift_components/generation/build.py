@@ -84,6 +84,8 @@ def generate(data: str | Path, output_dir: str | Path, options: GenerateOptions)
     """
     folder, out = Path(data).expanduser().absolute(), Path(output_dir).expanduser().absolute()
     source = read_manifest(folder)
+    if not source.get("has_reports", True):
+        raise DataError(f"data: {folder} has questions but no captions to ask about")
     private = bool(source.get("private", True))  # folders of earlier versions do not say
     template = find_template(options.template, options.prompt)
     filters = _filters(options)

@@ -148,7 +148,8 @@ def talks_of_text() -> Filter:
 def unanswered() -> Filter:
     """Leave out pairs whose answer says that there is none."""
     missing = re.compile(
-        r"\b(?:n.t enough information|not? (?:available|specified|provided|known|given|mentioned|stated|enough information|indicated|applicable)"
+        r"\b(?:isn.t enough information"
+        r"|not? (?:available|specified|provided|known|given|mentioned|stated|enough information|indicated|applicable)"
         r"|(?:information|answer) (?:is )?unavailable|unknown|unspecified|unclear|cannot be determined|n/a|no information)\b",
         re.IGNORECASE,
     )

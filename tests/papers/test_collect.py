@@ -16,6 +16,7 @@ from ift_components.config import ConfigError
 from ift_components.data.build import BuildOptions, prepare
 from ift_components.data.builders import image_text
 from ift_components.data.mcq import QuestionOptions
+from ift_components.data.source import Problems
 from ift_components.errors import DataError, UserError
 from ift_components.papers import collect
 from ift_components.papers.collect import PaperOptions, collect_papers
@@ -60,7 +61,12 @@ def test_a_folder_of_papers(tmp_path):
         row["image"] for row in rows
     }
     assert not (out / "parts").exists()
-    source = image_text(out, "figures.csv", group_column="article", val_fraction=0.25, test_fraction=0.25)
+    columns = {"group_column": "article", "context_column": "mentions"}
+    source = image_text(out, "figures.csv", **columns, val_fraction=0.25, test_fraction=0.25)
+    sections = {record.id: record.sections for record in source.records(Problems())}
+    assert sections[rows[1]["image"]] == (
+        ("sentence", "Finding 1."), ("sentence", "Second sentence."), ("context", "Seen in Figure 1, arrow."),
+    )  # fmt: skip
     prepared = prepare(source, tmp_path / "prepared", QuestionOptions(), BuildOptions(workers=1))
     assert sum(prepared["counts"]["reports"].values()) == 5
     assert prepared["checks"]["leaks"]["groups"] == {"total": 4, "count": 0, "pairs": {}, "first": []}

@@ -18,6 +18,7 @@ import test_mimic_cxr
 import test_skincon
 from trees import save_csv, save_picture, wbcatt_tree
 from trees_medical import cbis_jpeg_files, cbis_tables, mimic_tree
+from trees_vqa import medpix2_tree, pmc_vqa_tree, roco_tree, slake_tree, vqa_rad_tree
 
 
 def run(monkeypatch, *arguments):
@@ -44,6 +45,9 @@ def mimic(root):
         ("mimic_cxr", mimic, [], [2, 1, 2, 0, 2, 8]),
         ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 0, 11, 12]),
         ("image_text", test_image_text.text_files, [], [8, 1, 1, 0, 0, 0]),
+        ("pmc_vqa", pmc_vqa_tree, [], [2, 0, 1, 2, 0, 1]),
+        ("roco", roco_tree, [], [3, 1, 1, 0, 0, 0]),
+        ("medpix2", medpix2_tree, [], [3, 1, 0, 7, 2, 0]),
     ],
 )
 def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, case):
@@ -56,6 +60,21 @@ def test_every_shipped_config_runs_on_a_generated_tree(tmp_path, monkeypatch, ca
     assert counted == expected
     lines = (tmp_path / "out-ms_swift" / "train.jsonl").read_text().splitlines()
     assert len(lines) == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "expected"), [("vqa_rad", vqa_rad_tree, [4, 0, 2]), ("slake", slake_tree, [2, 1, 1])]
+)
+def test_configs_of_sets_without_reports(tmp_path, monkeypatch, name, tree, expected):
+    tree(tmp_path / "in")
+    run(
+        monkeypatch,
+        "--config",
+        f"data_{name}.yaml",
+        f"builder.root={tmp_path / 'in'}",
+        f"output_dir={tmp_path / 'out'}",
+    )
+    assert list(read_manifest(tmp_path / "out")["counts"]["questions"].values()) == expected
 
 
 def test_tune_run_from_another_folder(tune, tmp_path):

@@ -32,6 +32,7 @@ def image_text(
     questions: str | None = None,
     language: str = "en",
     text_column: str = "text",
+    context_column: str | None = None,
     options: OwnData,
 ) -> Source:
     """Return a dataset of images with free-text descriptions; their sentences are kept apart for response shuffling.
@@ -48,21 +49,24 @@ def image_text(
             the same attribute) and `attribute` (the name under which accuracy is reported); null makes no questions.
         language: ISO 639-1 code of the descriptions, for splitting sentences.
         text_column: holds the description.
+        context_column: holds what else is said about the image, such as a paper's sentences that mention it; each sentence
+            becomes an entry `context` of the `attributes` column, for generating questions.
         options: where rows lie, how they are divided and stored; each field is a keyword of the builder.
 
     Raises:
         DataError: if a table or a column is missing, or there are no images.
     """
     folder = Path(root)
-    if table is None and (options.split_column or options.group_column):
+    if table is None and (options.split_column or options.group_column or context_column):
         raise ConfigError(
-            "builder.split_column and builder.group_column need builder.table; text files have no columns"
+            "builder.split_column, group_column and context_column need builder.table; text files have no columns"
         )
     paths = require_files(folder, [name for name in (table, questions) if name])
+    texts = [text_column, *([context_column] if context_column else [])]
 
     def read(problems: Problems) -> Iterator[tuple[str, Row]]:
         if table:
-            rows = read_table(paths[0], [text_column, *options.columns], problems)
+            rows = read_table(paths[0], [*texts, *options.columns], problems)
             yield from ((f"{paths[0].name} row {number}", row) for number, row in rows)
         else:
             for name, text in _text_files(folder, problems):
@@ -77,6 +81,7 @@ def image_text(
             image = find_image(folder, name, where, problems)
             own_questions = tuple(by_image.pop(name, ()))
             sentences = split_sentences(row[text_column], language)
+            context = split_sentences(row[context_column], language) if context_column else []
             if image:
                 yield Record(
                     id=name,
@@ -86,7 +91,7 @@ def image_text(
                     group=options.group(row),
                     report=" ".join(sentences),
                     questions=own_questions,
-                    sections=tuple(("sentence", text) for text in sentences),
+                    sections=(*(("sentence", text) for text in sentences), *(("context", text) for text in context)),
                 )
         for name in by_image:
             problems.add(f"{questions}", f"asks about image '{name}', which has no description")

@@ -25,6 +25,7 @@ from ift_components.data.tables import read_csv
 from ift_components.errors import ConfigError, DataError
 
 COLUMNS = ("Figure_path", "Question", *(f"Choice {letter}" for letter in "ABCD"))
+IMAGE_FOLDERS = ("images", "images_2", "figures")
 ANSWERS = ("Answer_label", "Answer", "Anwser")  # the last is the spelling of some copies
 _LETTER = re.compile(r"^\s*([A-D])\s*[:.)]\s*")
 
@@ -44,8 +45,8 @@ def pmc_vqa(
     """Return PMC-VQA's questions in the published splits; the captions are reports where the table has them.
 
     Args:
-        root: holds `train_2.csv`, `test_2.csv` and `figures/` (version 2: single figures), or `train.csv`, `test.csv` and
-            `images/` (version 1).
+        root: holds `train_2.csv`, `test_2.csv` (version 2: single figures) or `train.csv`, `test.csv` (version 1), and the
+            unpacked images in `images/`, `images_2/` or `figures/`.
         version: 1 or 2.
         form: `choice` offers the four choices, `blank` asks without (kind open), `both` asks each question twice.
         image_folder: the images' folder, if it has another name.
@@ -62,12 +63,13 @@ def pmc_vqa(
         raise ConfigError(f"builder.version is {version}, expected 1 or 2")
     require_choice("form", form, ("choice", "blank", "both"))
     folder = Path(root)
-    ending = "_2.csv" if version == 2 else ".csv"  # noqa: PLR2004
+    ending = {1: ".csv", 2: "_2.csv"}[version]
     paths = require_files(folder, [f"{split}{ending}" for split in ("train", "test")])
-    pictures = folder / (image_folder or ("figures" if version == 2 else "images"))  # noqa: PLR2004
-    if not pictures.is_dir():
+    places = [image_folder] if image_folder else IMAGE_FOLDERS
+    pictures = next((folder / name for name in places if (folder / name).is_dir()), None)
+    if pictures is None:
         raise DataError(
-            f"builder.image_folder: {pictures} is not a folder; give the name of the unpacked images' folder"
+            f"builder.image_folder: {folder} has no folder {', '.join(places)}; give the unpacked images' folder"
         )
     tables = dict(zip(("train", "test"), paths, strict=True))
     has_captions = "Caption" in next((row for _, row in read_csv(paths[0], COLUMNS, Problems())), {})
@@ -116,10 +118,11 @@ def _questions(row: Mapping[str, str], form: str, where: str, problems: Problems
         return
     if not answer or not row["Question"]:
         problems.add(where, "the question or its answer is empty")
-    elif form != "blank" and ("" in choices or len({choice.casefold() for choice in choices}) < len(choices)):
-        problems.left_out["question with an empty choice, or two that read the same"] += 1
-    else:
-        if form != "blank":
+        return
+    if form != "blank":
+        if "" in choices or len({choice.casefold() for choice in choices}) < len(choices):
+            problems.left_out["question with an empty choice, or two that read the same"] += 1
+        else:
             yield Question("choice", row["Question"], answer, "choice", choices)
-        if form != "choice":
-            yield Question("blank", row["Question"], answer, "open")
+    if form != "choice":
+        yield Question("blank", row["Question"], answer, "open")

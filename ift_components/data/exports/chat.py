@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ift_components.data.exports.common import ImageFiles, Job, stored_rows
+from ift_components.data.prepared import read_manifest
+from ift_components.errors import ConfigError
 
 
 def export_llama_factory(job: Job) -> None:
@@ -37,6 +39,8 @@ def export_ms_swift(job: Job) -> None:
 
 
 def _samples(job: Job, split: str, files: ImageFiles) -> Iterator[dict[str, Any]]:
+    if not read_manifest(job.folder).get("has_reports", True):
+        raise ConfigError(f"export.format: the chat formats hold reports, but {job.folder} has questions only")
     for row in stored_rows(job.folder, "reports", split):
         messages = [
             {"role": "user", "content": f"<image>{job.instruction}"},
