@@ -24,6 +24,7 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.files import cache_dir
 
 Settings = TypeVar("Settings")
+Loaded = TypeVar("Loaded")
 
 _HERE = Path(__file__).resolve().parent
 # A wheel carries the configs inside the package; a checkout (editable install) has them beside it.
@@ -129,6 +130,19 @@ def load_config(name: str, overrides: Iterable[str], settings: type[Settings]) -
     Raises:
         ConfigError: for an unknown config, key or type, a missing mandatory key or an unreadable file.
     """
+    return check_config(read_config(name, overrides), find_config(name).name, settings)
+
+
+def read_config(name: str, overrides: Iterable[str]) -> DictConfig:
+    """Load a config and apply command-line overrides; nothing is checked or resolved yet.
+
+    Args:
+        name: a path, or the name of a packaged config.
+        overrides: `key=value` (dots reach into nodes) or `~key`, applied in order.
+
+    Raises:
+        ConfigError: for an unknown config, an unreadable file or a malformed override.
+    """
     path = find_config(name)
     try:
         cfg = OmegaConf.load(path)
@@ -138,21 +152,38 @@ def load_config(name: str, overrides: Iterable[str], settings: type[Settings]) -
         raise ConfigError(f"{path} must hold a mapping of keys to values")
     for override in overrides:
         cfg = _apply_override(cfg, override)
+    return cfg
+
+
+def check_config(cfg: DictConfig, name: str, settings: type[Settings]) -> Settings:
+    """Check a config against a dataclass of settings and resolve it.
+
+    Args:
+        cfg: from `read_config`.
+        name: what messages call it.
+        settings: the dataclass that declares every key that the recipe reads.
+
+    Returns:
+        An instance of the dataclass, as `load_config` does.
+
+    Raises:
+        ConfigError: for an unknown key or type, or a missing mandatory key.
+    """
     present = set(cfg.keys())  # `in` would be False for a key whose value is ???
     declared = fields(cast("Any", settings))
     missing = missing_keys(cfg) + [f.name for f in declared if f.default == MISSING and f.name not in present]
     if missing:
         example = f"(on the command line: {missing[0]}=...)"
-        raise ConfigError(f"{path.name}: give a value for {', '.join(missing)} {example}")
+        raise ConfigError(f"{name}: give a value for {', '.join(missing)} {example}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(settings), cfg)
         OmegaConf.resolve(merged)
         checked = cast("Settings", OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         key = str(error.full_key)
-        raise ConfigError(f"{path.name}: unknown key '{key}'; {_suggest(key, [f.name for f in declared])}") from error
+        raise ConfigError(f"{name}: unknown key '{key}'; {_suggest(key, [f.name for f in declared])}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path.name}: {error.full_key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{name}: {error.full_key}: {str(error).splitlines()[0]}") from error
     return checked
 
 
@@ -205,18 +236,18 @@ def instantiate(node: Mapping[str, Any], where: str, /, *args: Any, **kwargs: An
     return component(*args, **arguments)
 
 
-def entry_point(settings: type[Settings]) -> Callable[[Callable[[Settings], None]], Callable[[], None]]:
-    """Make a recipe's `main(cfg)` a command: `tune run RECIPE --config NAME [key=value ...]`.
+def command(load: Callable[[str, list[str]], Loaded]) -> Callable[[Callable[[Loaded], None]], Callable[[], None]]:
+    """Make a recipe's `main(loaded)` a command: `tune run RECIPE --config NAME [key=value ...]`.
 
     A `UserError` ends the process with status 2 and its message alone; anything else keeps its traceback.
 
     Args:
-        settings: the dataclass that declares every key that the recipe reads.
+        load: makes what `main` takes of the config's name and the overrides.
     """
 
-    def decorate(main: Callable[[Settings], None]) -> Callable[[], None]:
+    def decorate(main: Callable[[Loaded], None]) -> Callable[[], None]:
         @functools.wraps(main)
-        def command() -> None:
+        def run() -> None:
             parser = argparse.ArgumentParser(description=main.__doc__)
             parser.add_argument("--config", required=True, help="path of a YAML file, or name of a packaged config")
             parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the config's")
@@ -224,12 +255,21 @@ def entry_point(settings: type[Settings]) -> Callable[[Callable[[Settings], None
             if str(Path.cwd()) not in sys.path:
                 sys.path.append(str(Path.cwd()))  # components of the user's own, beside their config
             try:
-                main(load_config(arguments.config, arguments.overrides, settings))
+                main(load(arguments.config, arguments.overrides))
             except UserError as error:
                 rank = os.environ.get("RANK")
                 print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
                 sys.exit(2)
 
-        return command
+        return run
 
     return decorate
+
+
+def entry_point(settings: type[Settings]) -> Callable[[Callable[[Settings], None]], Callable[[], None]]:
+    """Make a recipe's `main(cfg)` a command (see `command`).
+
+    Args:
+        settings: the dataclass that declares every key that the recipe reads.
+    """
+    return command(lambda name, overrides: load_config(name, overrides, settings))

@@ -22,6 +22,7 @@ RECIPES = (
     "ift_generate_recipe",
     "ift_warmup_recipe",
     "ift_recipe",
+    "ift_stages_recipe",
     "ift_eval_recipe",
     "tiny_pretrain",
 )

@@ -75,7 +75,9 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         if not chosen:
             raise DataError(f"{source}: no question of split '{split}' is of kind {' or '.join(kinds)}")
         self._questions = {place: texts[place] for place in chosen}
-        _check_whole(f"{source}: questions of split '{split}'", self._questions.values())
+        where = f"{source}: questions of split '{split}'"
+        _refuse(where, self._rows.select(chosen).missing_images(), "have no image")
+        _refuse(where, _incomplete(self._questions.values()), "lack a question, an answer or its option")
         self._image_number = {place: image_numbers[row["image_id"]] for place, row in self._questions.items()}
         self._samples = list(_shared_passes(self._questions, questions_per_image))
         self._categories: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -181,19 +183,21 @@ def _check_arguments(kinds: Sequence[str], template: str, **counts: int | None) 
         raise ConfigError(f"dataset.template: '{template}' is not one of {', '.join(TEMPLATES)}")
 
 
-def _check_whole(where: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Check that every question has its words, its answer and, where it is a choice, an option that is the answer."""
-    lacking = []
+def _incomplete(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the ids of questions without words, without an answer, or, of choices, without the option that is the answer."""
+    ids = []
     for row in rows:
         options, answer = row["options"] or (), row["answer"]
         has_option = row["kind"] != "choice" or (answer is not None and 0 <= answer < len(options))
         if not (row["question"] or "").strip() or not (row["answer_text"] or "").strip() or not has_option:
-            lacking.append(f"'{row['id']}'")
-    if lacking:
-        shown = ", ".join(lacking[:SHOWN]) + (f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else "")
-        raise DataError(
-            f"{where}: {len(lacking)} lack a question, an answer or its option: {shown}; prepare the folder again"
-        )
+            ids.append(f"'{row['id']}'")
+    return ids
+
+
+def _refuse(where: str, ids: Sequence[str], what: str) -> None:
+    if ids:
+        shown = ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
+        raise DataError(f"{where}: {len(ids)} {what}: {shown}; prepare the folder again")
 
 
 def _shared_passes(questions: dict[int, dict[str, Any]], most: int) -> Iterator[list[int]]:

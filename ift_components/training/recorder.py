@@ -22,11 +22,12 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def _read_row(line: str) -> dict[str, Any] | None:
+def read_row(line: str) -> dict[str, Any] | None:
+    """Return a line of metrics.jsonl as a row; None for one that was being written when the run was killed."""
     try:
         return json.loads(line)
     except ValueError:
-        return None  # a line that was being written when the run was killed
+        return None
 
 
 class Recorder:
@@ -63,7 +64,7 @@ class Recorder:
     def last_step(self) -> int:
         """Return the step that the records of an interrupted run reach, 0 without any."""
         metrics = self.folder / "metrics.jsonl"
-        rows = map(_read_row, metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else []
+        rows = map(read_row, metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else []
         return max((row["step"] for row in rows if row is not None), default=0)
 
     def start(self, steps: int, done: int = 0) -> None:
@@ -81,7 +82,7 @@ class Recorder:
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
             lines = metrics.read_text(encoding="utf-8").splitlines()[: done + 1]  # the last may be cut
-            self._rows = [row for row in map(_read_row, lines) if row is not None and row["step"] <= done]
+            self._rows = [row for row in map(read_row, lines) if row is not None and row["step"] <= done]
             write_text(metrics, "".join(json.dumps(row) + "\n" for row in self._rows))
         self._file = metrics.open("a", encoding="utf-8")
 

@@ -111,6 +111,17 @@ class RunFolder:
         """
         on_main(self._world, self._check)
 
+    def is_finished(self) -> bool:
+        """Return whether this run has ended before.
+
+        Raises:
+            ConfigError: if it has, under another config.
+        """
+        finished = (self.path / "run.json").is_file()
+        if finished:
+            self._check_config()
+        return finished
+
     def _check(self) -> None:
         if not self._cfg.resume or not self.path.exists() or not any(self.path.iterdir()):
             require_new_folder(self.path)

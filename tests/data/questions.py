@@ -5,6 +5,7 @@ from pathlib import Path
 from trees import build, save_csv, save_picture
 
 from ift_components.data.builders import image_text
+from ift_components.data.source import ImageStore
 
 QUESTIONS = {  # of each image of a split, by its number there
     "Where is it?": ("choice", "left|right", "place", ("left", "right")),
@@ -15,7 +16,7 @@ QUESTIONS = {  # of each image of a split, by its number there
 IMAGES = {"train": 6, "val": 2, "test": 2}
 
 
-def prepare_questions(folder: Path) -> Path:
+def prepare_questions(folder: Path, images: ImageStore = "embed") -> Path:
     """Write six images to train with four questions each, two to validate and two to test, and return the prepared folder."""
     root = folder / "in"
     reports, questions = [], []
@@ -27,6 +28,6 @@ def prepare_questions(folder: Path) -> Path:
                 questions.append([name, text, answers[number % len(answers)], kind, options, attribute])
     save_csv(root / "t.csv", ["image", "text", "set", "case"], reports)
     save_csv(root / "q.csv", ["image", "question", "answer", "kind", "options", "attribute"], questions)
-    source = image_text(root, "t.csv", questions="q.csv", split_column="set", group_column="case")
+    source = image_text(root, "t.csv", questions="q.csv", split_column="set", group_column="case", images=images)
     build(source, folder / "prepared")
     return folder / "prepared"

@@ -189,3 +189,14 @@ def test_cached_images_are_the_same(folder, context, tmp_path):
     assert all(torch.equal(cached[index].image, plain[index].image) for index in range(3))
     again = question_dataset(context, source=folder, split="train", cache_images=str(tmp_path))
     assert all(torch.equal(again[index * 4].image, plain[index].image) for index in range(6))
+
+
+def test_question_without_its_image_is_named_before_any_is_read(context, tmp_path):
+    folder = prepare_questions(tmp_path, images="path")
+    (tmp_path / "in" / "train1.png").unlink()
+    with pytest.raises(
+        DataError, match=r"questions of split 'train': 4 have no image: '.*train1.png is missing\)"
+    ) as error:
+        question_dataset(context, source=str(folder), split="train")
+    assert "\n" not in str(error.value)
+    question_dataset(context, source=str(folder), split="val")
