@@ -15,7 +15,7 @@ from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
-MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")]
+MODEL_CONFIGS = [name for name in config_names() if name.startswith(("tiny_", "llama32v_"))]
 
 
 def load(name):
