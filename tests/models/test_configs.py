@@ -15,7 +15,8 @@ from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
-MODEL_CONFIGS = [name for name in config_names() if name.startswith(("tiny_", "llama32v_"))]
+# A run of stages names other configs; the rest are no models.
+MODEL_CONFIGS = [name for name in config_names() if name.startswith(("tiny_", "llama32v_")) and "stages" not in name]
 
 
 def load(name):
