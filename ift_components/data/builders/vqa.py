@@ -2,10 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ift_components.data.source import Problems, Question, Record, find_image
 from ift_components.errors import ConfigError, DataError
 
 Entry = Mapping[str, Any]
@@ -68,3 +69,58 @@ def require_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """
     if value not in allowed:
         raise ConfigError(f"builder.{key} is '{value}', expected one of: {', '.join(allowed)}")
+
+
+def question_records(
+    entries: Mapping[str, Sequence[Entry]],
+    files: Mapping[str, str],
+    images: Path,
+    *,
+    image_field: str,
+    values: Mapping[str, str],
+    question: Callable[[Entry], Question | str],
+) -> Callable[[Problems], Iterator[Record]]:
+    """Return what yields a record for each image of each split, without a report, with its questions; it is its own group.
+
+    An image of several splits is a record of each. Entries without an answer are counted and left out.
+
+    Args:
+        entries: the questions of each split.
+        files: the file that each split's come from, for messages.
+        images: the images' folder.
+        image_field: names an entry's image.
+        values: attribute names, and the fields that hold them.
+        question: makes an entry's question, or says why it is left out.
+    """
+
+    def records(problems: Problems) -> Iterator[Record]:
+        for split, rows in entries.items():
+            for name, own in by_image(rows, image_field).items():
+                number, first = own[0]
+                outcomes = [question(entry) for _, entry in own]
+                problems.left_out.update(reason for reason in outcomes if isinstance(reason, str))
+                questions = tuple(outcome for outcome in outcomes if isinstance(outcome, Question))
+                where = f"{files[split]} entry {number}"
+                image = find_image(images, name, where, problems) if questions else None
+                if image:
+                    yield Record(
+                        id=f"{split}/{name}",
+                        split=split,
+                        image=image,
+                        where=where,
+                        values={key: text_of(first[field]) for key, field in values.items()},
+                        group=name,
+                        report="",
+                        questions=questions,
+                    )
+
+    return records
+
+
+def closed_or_open(entry: Entry, attribute: str) -> Question | str:
+    """Return an entry's question, closed or open as its `answer_type` says; one without an answer is left out."""
+    answer = text_of(entry["answer"])
+    if not answer:
+        return "question without an answer"
+    kind = text_of(entry["answer_type"]).upper()
+    return Question(attribute, text_of(entry["question"]), answer, "closed" if kind == "CLOSED" else "open")

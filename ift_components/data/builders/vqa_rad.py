@@ -4,19 +4,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ift_components.data.builders.vqa import Entry, by_image, read_entries, shared_images, text_of
-from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import (
-    ImageStore,
-    OnBadRow,
-    Problems,
-    Question,
-    Record,
-    Source,
-    builder,
-    find_image,
-    require_files,
+from ift_components.data.builders.vqa import (
+    Entry,
+    closed_or_open,
+    question_records,
+    read_entries,
+    shared_images,
+    text_of,
 )  # fmt: skip
+from ift_components.data.schema import Attribute, Schema
+from ift_components.data.source import ImageStore, OnBadRow, Question, Source, builder, require_files
 from ift_components.errors import ConfigError
 
 FILES = {"train": "trainset.json", "test": "testset.json"}
@@ -51,19 +48,14 @@ def vqa_rad(
     paths = require_files(folder, FILES.values())
     entries = {split: read_entries(path, FIELDS) for split, path in zip(FILES, paths, strict=True)}
 
-    def records(problems: Problems) -> Iterator[Record]:
-        for split, rows in entries.items():
-            for name, own in by_image(rows, "image_name").items():
-                where = f"{FILES[split]} entry {own[0][0]}"
-                image = find_image(folder / "images", name, where, problems)
-                questions = tuple(_questions(own, phrases, problems))
-                if image and questions:
-                    organ = text_of(own[0][1]["image_organ"])
-                    yield Record(
-                        id=f"{split}/{name}", split=split, image=image, where=where, values={"organ": organ}, group=name,
-                        report="", questions=questions,
-                    )  # fmt: skip
+    def question(entry: Entry) -> Question | str:
+        wording = _wording(entry)
+        return closed_or_open(entry, _type(entry)) if wording in phrases else f"question of wording '{wording}'"
 
+    values = {"organ": "image_organ"}
+    records = question_records(
+        entries, FILES, folder / "images", image_field="image_name", values=values, question=question
+    )
     schema = Schema((Attribute("organ", asked=False),))
     notes = tuple(_notes(entries))
     return Source(
@@ -71,16 +63,8 @@ def vqa_rad(
     )
 
 
-def _questions(own: Sequence[tuple[int, Entry]], phrases: Sequence[str], problems: Problems) -> Iterator[Question]:
-    for _, entry in own:
-        wording, answer = text_of(entry["phrase_type"]).removeprefix("test_"), text_of(entry["answer"])
-        if wording not in phrases:
-            problems.left_out[f"question of wording '{wording}'"] += 1
-        elif not answer:
-            problems.left_out["question without an answer"] += 1
-        else:
-            closed = text_of(entry["answer_type"]).upper() == "CLOSED"
-            yield Question(_type(entry), text_of(entry["question"]), answer, "closed" if closed else "open")
+def _wording(entry: Entry) -> str:
+    return text_of(entry["phrase_type"]).removeprefix("test_")
 
 
 def _type(entry: Entry) -> str:
@@ -99,7 +83,7 @@ def _notes(entries: dict[str, list[Entry]]) -> Iterator[str]:
     yield f"{sum(key in seen for key in asked['test'])} test questions stand word for word in train, about the same image"
     yield f"{len(asked['train']) - len(seen)} train questions repeat another about their image word for word"
     for split, rows in entries.items():
-        wordings = Counter(text_of(row["phrase_type"]).removeprefix("test_") for row in rows)
+        wordings = Counter(map(_wording, rows))
         yield f"{split}: " + ", ".join(f"{wordings[phrase]} {phrase}" for phrase in PHRASES)
         closed = [text_of(row["answer"]).casefold() for row in rows if text_of(row["answer_type"]).upper() == "CLOSED"]
         others = sum(answer not in ("yes", "no") for answer in closed)
