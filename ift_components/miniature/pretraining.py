@@ -216,7 +216,14 @@ class Pretraining:
             self.world.barrier()
         if self.world.is_main:
             state = self.model.state_dict()
-            save_checkpoint(self.folder / "checkpoint", state, hf_config(self.model), dtype=self.dtype)
+            save_checkpoint(
+                self.folder / "checkpoint",
+                state,
+                hf_config(self.model),
+                dtype=self.dtype,
+                transform=instantiate(self.cfg.tokenizer, "tokenizer"),
+                tile_padding="none",
+            )
             print(f"pretrained in {(time.perf_counter() - begin) / 60:.0f} min: {self.folder / 'checkpoint'}")
 
     def _part(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
