@@ -15,7 +15,11 @@ from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
-MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")]
+MODEL_CONFIGS = [
+    name
+    for name in config_names()
+    if name.startswith(("tiny_", "llama32v_")) and not name.endswith("_stages.yaml")  # those are planned in test_stages
+]
 
 
 def load(name):
@@ -55,7 +59,7 @@ def test_components_build(name):
     if name.startswith("tiny"):
         transform = instantiate(cfg.tokenizer, "tokenizer")
         assert transform.transform_image.tile_size**2 == model.encoder.clip.patches_per_tile * 14**2
-    if name.endswith(("_eval.yaml", "_pretrain.yaml")):
+    if name.endswith(("_eval.yaml", "_pretrain.yaml")) or "shuffling" not in cfg.dataset:
         return
     shuffle = instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
     assert sorted(shuffle("a b, c, d e", (), (0, 0, 1)).split(", ")) == ["a b", "c", "d e"]
