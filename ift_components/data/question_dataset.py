@@ -94,6 +94,15 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         """Set the epoch (from 0) that forms and options are drawn for."""
         self._epoch = epoch
 
+    def longest(self, count: int) -> list[int]:
+        """Return the indices of the samples with the longest questions, options and answers, in bytes."""
+
+        def size(places: Sequence[int]) -> int:
+            rows = (self._questions[place] for place in places)
+            return sum(len("".join([r["question"], r["answer_text"], *(r["options"] or ())]).encode()) for r in rows)
+
+        return sorted(range(len(self._samples)), key=lambda index: -size(self._samples[index]))[:count]
+
     def texts(self) -> list[str]:
         """Return each sample's answers, one after another."""
         return [" ".join(self._questions[place]["answer_text"] for place in places) for places in self._samples]

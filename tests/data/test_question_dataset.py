@@ -10,7 +10,7 @@ import torch
 from questions import QUESTIONS, prepare_questions
 
 from ift_components.data import question_dataset
-from ift_components.data.dataset import DatasetContext, collate
+from ift_components.data.dataset import DatasetContext, KnowsLongest, collate
 from ift_components.data.instruction_format import render
 from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.data.wording import multiple_choice_prompt
@@ -72,6 +72,15 @@ def test_kinds_limit_and_the_questions_of_a_pass(folder, context, transform):
     assert pairs == [words(transform, one[index])[0] for index in range(24)]
     assert torch.equal(three[1].image, one[0].image)
     assert not torch.equal(three[2].image, one[0].image)
+
+
+def test_longest_samples_are_known(folder, context):
+    dataset = question_dataset(context, source=folder, split="train", questions_per_image=3)
+    assert isinstance(dataset, KnowsLongest)
+    sizes = [sum(map(len, [*dataset[i].questions, *dataset[i].responses])) for i in range(len(dataset))]
+    assert min(sizes[index] for index in dataset.longest(6)) > max(
+        sizes[index] for index in set(range(12)) - set(dataset.longest(6))
+    )
 
 
 def test_packed_questions_equal_separate_rows(folder, context, transform):
