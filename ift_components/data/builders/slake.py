@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ift_components.data.builders.vqa import Entry, by_image, read_entries, require_choice, shared_images, text_of
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Question,
     Record,
     Source,

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ift_components.data.builders.vqa import Entry, by_image, read_entries, shared_images, text_of
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Question,
     Record,
     Source,
