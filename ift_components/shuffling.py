@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+# Name under which the attributes of a report hold its phrases, where the report cannot be taken apart at its separators.
+PHRASE = "phrase"
+
 
 class Shuffling(Protocol):
     """Reorders a report; `attributes` are its (name, value) pairs."""
@@ -23,7 +26,7 @@ def random_order(count: int, key: tuple[int, ...]) -> list[int]:
 
 
 def shuffle_parts(separator: str = ",") -> Shuffling:
-    """Shuffle the parts between separators: `Join(Shuffle(Split(y)))`.
+    """Shuffle the parts between separators: `Join(Shuffle(Split(y)))`; phrases that hold the separator stay whole.
 
     Args:
         separator: `","` for attribute reports, which are joined again by `", "`; a separator of white space alone (the paper's
@@ -36,8 +39,9 @@ def shuffle_parts(separator: str = ",") -> Shuffling:
         raise ValueError("separator: is empty; give the text between two parts of a report, such as ','")
     joiner = separator if separator.isspace() else f"{separator} "
 
-    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, ...]) -> str:  # noqa: ARG001
-        parts = [part.strip() for part in report.split(separator) if part.strip()]
+    def shuffle(report: str, attributes: Sequence[tuple[str, str]], key: tuple[int, ...]) -> str:
+        phrases = [] if separator.isspace() else [value for name, value in attributes if name == PHRASE]
+        parts = phrases or [part.strip() for part in report.split(separator) if part.strip()]
         return joiner.join(parts[i] for i in random_order(len(parts), key))
 
     return shuffle

@@ -3,6 +3,8 @@
 tune run ift_data_recipe --config data_wbcatt.yaml builder.root=PATH output_dir=OUT
 """
 
+import signal
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +44,14 @@ class DataSettings:
 @entry_point(DataSettings)
 def main(cfg: DataSettings) -> None:
     """Prepare a dataset: reports, questions and a manifest in one folder."""
-    source = instantiate(cfg.builder, "builder")
-    options = BuildOptions(cfg.center_crop, cfg.max_side, cfg.near_duplicates, cfg.workers)
     cfg.export.check()
-    manifest = prepare(source, cfg.output_dir, cfg.questions, options)
+    options = BuildOptions(cfg.center_crop, cfg.max_side, cfg.near_duplicates, cfg.workers)
+    options.check()
+    try:
+        manifest = prepare(instantiate(cfg.builder, "builder"), cfg.output_dir, cfg.questions, options)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'interrupted before anything was written'}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     for kind, counts in manifest["counts"].items():
         print(f"{kind}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
     if cfg.export.format:

@@ -2,17 +2,14 @@
 
 Two passes over the records: the first reads tables alone and collects every bad row, so that a mistake in a table shows
 at once; the second opens the images. The folder grows under a hidden name beside the final one and is renamed when it
-is complete.
+is complete. What has been prepared outlives whatever stops a build.
 """
 
 import functools
-import hashlib
-import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,16 @@ from tqdm import tqdm
 
 from ift_components.data.checks import run_checks
 from ift_components.data.decode import Preparation, open_image
+from ift_components.data.identity import (
+    FILES,
+    build_identity,
+    changes,
+    data_files,
+    fingerprint,
+    refuse,
+    shards_fingerprint,
+    stored_manifest,
+)
 from ift_components.data.mcq import QuestionMaker, QuestionOptions
 from ift_components.data.parts import (
     FILE_SCHEMA,
@@ -30,27 +37,24 @@ from ift_components.data.parts import (
     merge,
     merge_questions,
     part_rows,
-    unchanged,
     write_part,
 )
-from ift_components.data.prepared import FORMAT_VERSION, SPLITS
+from ift_components.data.prepared import SPLITS
 from ift_components.data.preview import preview_page
+from ift_components.data.problems import Problems
+from ift_components.data.reports import whole_phrases
 from ift_components.data.schema_file import schema_yaml
-from ift_components.data.source import Problems, Source
+from ift_components.data.source import Source
 from ift_components.data.survey import Survey, checked_records, survey_records
-from ift_components.errors import DataError
+from ift_components.errors import ConfigError, DataError
 from ift_components.files import (
     complete_folder,
     locked,
     partial_folder,
     require_new_folder,
-    sha256,
     write_json,
     write_text,
 )
-
-FILES = "files.parquet"
-MANY = 20  # more source tables than these are listed as one
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,17 @@ class BuildOptions:
     max_side: int | None = None
     near_duplicates: bool = False
     workers: int | None = None
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: naming the key and what it may be.
+        """
+        for key in ("center_crop", "max_side", "workers"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"{key} is {value}, expected a whole number from 1, or null")
 
 
 def prepare(
@@ -89,28 +104,57 @@ def prepare(
     """
     out = Path(output_dir).expanduser().absolute()
     questions.check()
-    identity = _identity(source, questions, options)
-    if _is_same_build(out, identity):
+    options.check()
+    content_options = {key: value for key, value in asdict(options).items() if key != "workers"}
+    identity = build_identity(source, questions, content_options)
+    stored = stored_manifest(out)
+    reasons = [] if stored is None else list(changes(out, stored, identity))
+    if reasons:
+        raise refuse(out, reasons)
+    if stored is not None and _nothing_came_since(source, questions, stored):
         print(f"{out}: unchanged, nothing to do")
-        return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        return stored
+    if stored is not None:
+        raise refuse(out, ["images or rows that were left out are there now"])
     require_new_folder(out)
     for note in source.notes:
         print(f"note: {note}")
     survey = survey_records(source, questions)
     busy = f"output_dir: another process is preparing {out}; wait for it"
+    partial = partial_folder(out)
+    hint = f"the same command continues where this one stopped ({partial})"
     try:
         with locked(out, busy):
-            _discard_other_build(out, identity)
-            # What has been written survives an interruption, for the same command to go on with; a bad row removes it.
-            with complete_folder(out, keep=(KeyboardInterrupt,)) as partial:
+            _begin(partial, shards_fingerprint(identity, survey.pools), private=source.private)
+            # What is finished outlives an interruption, a bad image and a full disk: for some datasets it took hours.
+            with complete_folder(out, keep=(Exception, KeyboardInterrupt)):
                 manifest = _build(source, survey, questions, options, identity=identity, partial=partial)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command continues where this one stopped ({partial_folder(out)})")
-        raise
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {hint}") from error
+    except DataError as error:
+        raise DataError(f"{error}\nthe images that are prepared already are kept; {hint}") from error
     except OSError as error:
-        raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; nothing was left behind") from error
+        raise DataError(f"output_dir: {out} cannot be written: {error.strerror}; {hint}") from error
     _print_outcome(manifest)
     return manifest
+
+
+def _nothing_came_since(source: Source, questions: QuestionOptions, manifest: dict[str, Any]) -> bool:
+    """Tell whether what a build left out, such as rows without an image, would be left out again."""
+    if not manifest["skipped"]["count"] and not manifest["left_out"]:
+        return True
+    return survey_records(source, questions).outcome() == manifest["surveyed"]
+
+
+def _begin(partial: Path, shards: str, *, private: bool) -> None:
+    """Make the folder in which a build grows, without the shards of a build of other sources or arguments."""
+    state = partial / "fingerprint"
+    if partial.exists() and not (state.is_file() and state.read_text() == shards):
+        shutil.rmtree(partial)
+    (partial / "parts").mkdir(parents=True, exist_ok=True)
+    if private:
+        partial.chmod(0o700)
+    state.write_text(shards)
 
 
 def _build(
@@ -123,37 +167,32 @@ def _build(
     partial: Path,
 ) -> dict[str, Any]:
     """Fill the folder in which the build grows and return its manifest."""
-    (partial / "parts").mkdir(exist_ok=True)
-    (partial / "fingerprint").write_text(fingerprint(identity))
     parts, problems = _write_parts(source, survey, options, questions, partial / "parts")
     counts = _merge_parts(parts, partial)
     _require_usable(source, counts, partial, problems)
-    checks = run_checks(source, partial, partial / FILES, near_duplicates=options.near_duplicates)
+    checks = run_checks(source, partial, partial / FILES, counts, problems, near=options.near_duplicates)
     manifest = {
         **identity,
         "fingerprint": fingerprint(identity),
         "private": source.private,
         "has_reports": source.has_reports,
         "counts": counts,
-        "skipped": {"count": problems.count, "first": problems.first},
+        "surveyed": survey.outcome(),
+        "skipped": {"count": problems.count, "kinds": problems.by_kind(), "first": problems.first},
         "left_out": dict(problems.left_out),
         "notes": list(source.notes),
         "checks": asdict(checks),
     }
-    write_text(partial / "schema.yaml", schema_yaml(source.schema))
+    write_text(partial / "schema.yaml", schema_yaml(source.schema, source.notes))
     write_text(partial / "preview.html", preview_page(partial, manifest))
-    write_json(partial / "manifest.json", manifest)
     shutil.rmtree(partial / "parts")
     (partial / "fingerprint").unlink()
+    manifest["files"] = data_files(partial)
+    write_json(partial / "manifest.json", manifest)
+    if source.private:
+        for path in partial.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
     return manifest
-
-
-def _discard_other_build(out: Path, identity: dict[str, Any]) -> None:
-    """Remove what an interrupted build of other sources or arguments has written."""
-    partial = partial_folder(out)
-    state = partial / "fingerprint"
-    if partial.exists() and not (state.is_file() and state.read_text() == fingerprint(identity)):
-        shutil.rmtree(partial)
 
 
 def _print_outcome(manifest: dict[str, Any]) -> None:
@@ -162,56 +201,18 @@ def _print_outcome(manifest: dict[str, Any]) -> None:
         print(f"left out: {count} ({reason})")
     skipped = manifest["skipped"]
     if skipped["count"]:
-        print(f"skipped: {skipped['count']} bad row(s), the first:\n  " + "\n  ".join(skipped["first"]))
+        kinds = "\n".join(f"  {count} x {kind}" for kind, count in skipped["kinds"].items())
+        examples = "\n".join(f"    {example}" for example in skipped["first"])
+        print(f"skipped: {skipped['count']} bad row(s)\n{kinds}\n  such as\n{examples}")
     for warning in manifest["checks"]["warnings"]:
         print(f"warning: {warning}")
-
-
-def _identity(source: Source, questions: QuestionOptions, options: BuildOptions) -> dict[str, Any]:
-    """Return everything that decides a build's content, apart from the images."""
-    return {
-        "format": FORMAT_VERSION,
-        "package": {"name": "instruction-free-tuning", "version": version("instruction-free-tuning")},
-        "builder": {"name": source.name, "arguments": dict(source.arguments)},
-        "questions": asdict(questions),
-        "seed": questions.seed,
-        "options": {key: value for key, value in asdict(options).items() if key != "workers"},
-        "tables": _hashes(source),
-        "schema": source.schema.to_dict(),
-    }
-
-
-def _hashes(source: Source) -> dict[str, str]:
-    """Return the SHA-256 of each source table, or one over all where there are many (a text file an image)."""
-
-    def name(path: Path) -> str:
-        return str(path.relative_to(source.root) if path.is_relative_to(source.root) else path)
-
-    hashes = {name(path): sha256(path) for path in source.tables}
-    if len(hashes) <= MANY:
-        return hashes
-    return {f"{len(hashes)} files": hashlib.sha256(json.dumps(hashes).encode()).hexdigest()}
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """Return the SHA-256 of what decides a build's content."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _is_same_build(out: Path, identity: dict[str, Any]) -> bool:
-    try:
-        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        same = manifest["fingerprint"] == fingerprint(identity)
-        return same and all(map(unchanged, part_rows(out / FILES, ["file", "size", "mtime_ns"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _write_parts(
     source: Source, survey: Survey, options: BuildOptions, questions: QuestionOptions, folder: Path
 ) -> tuple[dict[str, list[Path]], Problems]:
     """Write the parts that are not there yet; returns those of each split, in order, and the bad table rows left out."""
-    maker, problems = QuestionMaker(source.schema, questions, survey.pools), Problems()
+    maker, problems = QuestionMaker(source.schema, questions, survey.pools), source.problems()
     preparation = Preparation(
         source.square, options.center_crop, options.max_side, options.near_duplicates, source.skip_masks
     )
@@ -234,7 +235,9 @@ def _write_parts(
             waiting[split] = []
 
         for record, report in checked_records(source, problems):
-            waiting[record.split].append((record, report, maker.make(record, problems)))
+            sections = (*record.sections, *whole_phrases(source.schema, record))
+            job = replace(record, sections=sections), report, maker.make(record, problems)
+            waiting[record.split].append(job)
             if len(waiting[record.split]) == PART_ROWS:
                 flush(record.split)
         for split in SPLITS:
@@ -259,9 +262,10 @@ def _require_usable(source: Source, counts: dict[str, dict[str, int]], folder: P
     """Add the images that could not be used to the problems, and stop if that is an error or empties a split."""
     for fact in part_rows(folder / FILES, ["problem", "where"]):
         if fact["problem"] is not None:
-            problems.add(fact["where"], fact["problem"])
+            problems.add(fact["where"], fact["problem"], "image cannot be used")
     if source.on_bad_row == "error":
-        problems.raise_if_any(source.name)
+        problems.raise_if_any(source.name, sum(counts["reports"].values()))
     for split in source.splits:
         if not counts["reports"][split]:
-            raise DataError(f"{source.name}: no usable image in split '{split}'; {problems.count} row(s) were left out")
+            lost = f"{problems.count} row(s) were left out\n{problems.summary()}"
+            raise DataError(f"{source.name}: no usable image in split '{split}'; {lost}")

@@ -11,10 +11,12 @@ import numpy as np
 
 from ift_components.data.parts import part_rows
 from ift_components.data.prepared import SPLITS
-from ift_components.data.source import SHOWN, Source
+from ift_components.data.problems import Problems
+from ift_components.data.source import Source
 
 NEAR = 4  # bits of 64 in which the difference hashes of near-duplicates may differ
 LISTED = 30  # values of an attribute that are listed; the rest is summed up
+SHOWN = 10  # keys named of what occurs in several splits
 FEW = 5  # a file-name prefix shared by fewer images tells nothing
 
 
@@ -40,27 +42,55 @@ class Checks:
     warnings: list[str] = field(default_factory=list)
 
 
-def run_checks(source: Source, folder: Path, files: Path, *, near_duplicates: bool) -> Checks:
-    """Check a build whose Parquet files are written.
+def run_checks(
+    source: Source,
+    folder: Path,
+    files: Path,
+    counts: Mapping[str, Mapping[str, int]],
+    problems: Problems,
+    *,
+    near: bool,
+) -> Checks:
+    """Check a build whose Parquet files are written. Of a private source no answer, group or image is named.
 
     Args:
         source: the dataset.
         folder: the prepared folder.
         files: its file of facts about every image.
-        near_duplicates: whether difference hashes were computed.
+        counts: number of reports and questions of each split.
+        problems: the bad rows that were left out.
+        near: whether difference hashes were computed.
     """
     checks = Checks()
+    _completeness(counts, problems, checks)
     _balance(source, folder, checks)
-    _questions(folder, files, source.root, checks)
+    _questions(source, folder, files, checks)
     _groups(folder, checks)
     _identical(files, checks)
-    if near_duplicates:
+    if near:
         _near_duplicates(files, checks)
+    if source.private:
+        for leak in checks.leaks.values():
+            leak["first"] = []
     return checks
 
 
+def _completeness(counts: Mapping[str, Mapping[str, int]], problems: Problems, checks: Checks) -> None:
+    usable = sum(counts["reports"].values())
+    if problems.rows:
+        share = len(problems.rows) / (len(problems.rows) + usable)
+        checks.warnings.append(
+            f"{len(problems.rows)} rows ({share:.0%}) were left out because something is wrong with them"
+        )
+    if not counts["questions"]["val"] and not counts["questions"]["test"]:
+        checks.warnings.append("there are no questions in val and test: an evaluation can only compare reports")
+
+
 def _balance(source: Source, folder: Path, checks: Checks) -> None:
-    names = [attribute.name for attribute in source.schema.attributes]
+    # An attribute of a private source that takes any text holds report text: it is not listed.
+    attributes = [a for a in source.schema.attributes if not source.private or a.option_texts() is not None]
+    names = [attribute.name for attribute in attributes]
+    wordings = {attribute.name: attribute.text for attribute in attributes}
     counts = {name: {split: Counter[str]() for split in SPLITS} for name in names}
     for split in SPLITS if names else ():
         for row in part_rows(folder / "reports" / f"{split}.parquet", ["attributes"]):
@@ -71,10 +101,12 @@ def _balance(source: Source, folder: Path, checks: Checks) -> None:
     for name, by_split in counts.items():
         values = {value for counter in by_split.values() for value in counter}
         if len(values) == 1:
-            checks.warnings.append(f"attribute '{name}' has one value only: {values.pop()}")
+            checks.warnings.append(f"attribute '{name}' has one value only: {wordings[name](values.pop())}")
         unseen = {v for s in ("val", "test") for v in by_split[s]} - set(by_split["train"])
         if unseen and len(values) <= LISTED:
-            checks.warnings.append(f"attribute '{name}': not in training: {', '.join(sorted(unseen))}")
+            checks.warnings.append(
+                f"attribute '{name}': not in training: {', '.join(sorted(map(wordings[name], unseen)))}"
+            )
 
 
 def _listed(counter: Counter[str]) -> dict[str, int]:
@@ -83,7 +115,9 @@ def _listed(counter: Counter[str]) -> dict[str, int]:
     return listed | ({f"({len(counter) - LISTED} other values)": unlisted} if unlisted else {})
 
 
-def _questions(folder: Path, files: Path, root: Path, checks: Checks) -> None:
+def _questions(source: Source, folder: Path, files: Path, checks: Checks) -> None:
+    # In a damaged table an attribute's name may be anything, so that those of a private source must be on a list.
+    listed = {*source.question_names, *(attribute.name for attribute in source.schema.attributes)}
     paths = {row["id"]: row["file"] for row in part_rows(files, ["id", "file", "split"]) if row["split"] != "train"}
     named: dict[str, list[bool]] = defaultdict(list)
     by_prefix: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
@@ -91,13 +125,18 @@ def _questions(folder: Path, files: Path, root: Path, checks: Checks) -> None:
     for split in SPLITS:
         tallies: dict[str, _Tally] = defaultdict(_Tally)
         for row in part_rows(folder / "questions" / f"{split}.parquet", columns):
-            name, answer = row["attribute"], row["answer_text"]
+            name = row["attribute"] if not source.private or row["attribute"] in listed else "question"
+            answer = row["answer_text"]
             tallies[name].add(row)
             if split != "train" and not row["rotation"]:
                 path = Path(paths[row["image_id"]])
-                named[name].append(_gives_away(str(path.relative_to(root)), answer, row["options"] or []))
+                named[name].append(_gives_away(str(_inside(path, source.root)), answer, row["options"] or []))
                 by_prefix[name][_prefix(path)][answer] += 1
         checks.questions[split] = {name: tally.figures() for name, tally in tallies.items()}
+        constant = [name for name, tally in tallies.items() if len(tally.answers) == 1 and tally.answers.total() > 1]
+        if constant and split != "train":
+            names = ", ".join(repr(name) for name in constant[:SHOWN])
+            checks.warnings.append(f"all questions of {split} about {names} have one and the same answer")
     for name, flags in named.items():
         _file_names(name, flags, by_prefix[name], checks)
 
@@ -125,6 +164,10 @@ class _Tally:
             "majority": round(self.answers.most_common(1)[0][1] / self.answers.total(), 4),
             "letter": round(self.letters.most_common(1)[0][1] / choices, 4) if choices else None,
         }
+
+
+def _inside(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path  # a link may lead outside
 
 
 def _gives_away(path: str, answer: str, options: list[str]) -> bool:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ift_components.data.grey import stretch
 from ift_components.errors import DataError
 
 MAX_PIXELS = 100_000_000
 MASK_PART = 0.98
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")  # others may start programs, as EPS does
 _ORIENTATION = 0x0112
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -75,15 +76,27 @@ def open_image(paths: Sequence[Path], preparation: Preparation) -> Opened:
         DataError: if it cannot be decoded, is animated or has more than 100 million pixels, or if all are masks.
     """
     for path in paths:
-        data, image, done = _read(path)
-        if preparation.skip_masks and is_mask(image):
-            continue
-        image = _fit(image, done, preparation)
-        content = _png(image) if done else data
-        digest = hashlib.sha256(data).hexdigest()
-        perceptual = difference_hash(image) if preparation.perceptual else None
-        return Opened(path, content, ", ".join(done), digest, image.size, perceptual)
+        try:
+            opened = _open(path, preparation)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
+        if opened is not None:
+            return opened
     raise DataError(f"is missing: {len(paths)} file(s), all of them masks (two-valued)")
+
+
+def _open(path: Path, preparation: Preparation) -> Opened | None:
+    """Return one file, opened and checked; None if it is a mask and masks are passed over."""
+    data, image, done = _read(path)
+    if preparation.skip_masks and is_mask(image):
+        return None
+    image = _fit(image, done, preparation)
+    content = _png(image) if done else data
+    digest = hashlib.sha256(data).hexdigest()
+    perceptual = difference_hash(image) if preparation.perceptual else None
+    return Opened(path, content, ", ".join(done), digest, image.size, perceptual)
 
 
 def is_mask(image: Image.Image) -> bool:
@@ -103,20 +116,17 @@ def _read(path: Path) -> tuple[bytes, Image.Image, list[str]]:
     if not data:
         raise DataError("is an empty file")
     done: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own warnings of damage and size: what matters is raised below
-            if data[128:132] == b"DICM":
-                from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own warnings of damage and size: what matters is raised below
+        if data[128:132] == b"DICM":
+            from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
-                return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
-            return data, _decode(data, done), done
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
+            return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
+        return data, _decode(data, done), done
 
 
 def _decode(data: bytes, done: list[str]) -> Image.Image:
-    image: Image.Image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     frames = getattr(image, "n_frames", 1)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS:,} in all; reduce it")

@@ -33,12 +33,17 @@ def decode_dicom(data: bytes, max_pixels: int) -> Image.Image:
         raise DataError("is a DICOM file without an image")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise DataError(f"has {dataset.NumberOfFrames} frames, expected one")
+    absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if dataset.get(name) is None]
+    if absent:
+        raise DataError(f"is a DICOM file without {', '.join(absent)}")
     if dataset.Rows * dataset.Columns > max_pixels:
         raise DataError(f"has {dataset.Columns}x{dataset.Rows} pixels, expected at most {max_pixels:,} in all")
     try:
         pixels = dataset.pixel_array
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, TypeError) as error:
-        raise DataError(f"has pixel data that cannot be decoded: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise DataError(
+            f"has pixel data that cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     if dataset.PhotometricInterpretation.startswith(("RGB", "YBR", "PALETTE")):
         return _colour(pixels, dataset)
     return window(pixels, dataset)
@@ -50,11 +55,15 @@ def window(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
     Raises:
         DataError: if the window is none.
     """
-    values = apply_modality_lut(pixels, dataset)
-    if "VOILUTSequence" in dataset:
+    rescaled = dataset.get("ModalityLUTSequence") or (
+        _filled(dataset, "RescaleSlope") and _filled(dataset, "RescaleIntercept")
+    )
+    values = apply_modality_lut(pixels, dataset) if rescaled else pixels
+    # A tag may be there and empty, which says no more than if it were not.
+    if dataset.get("VOILUTSequence"):
         top = 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
         share = apply_voi_lut(values, dataset, index=0) / top
-    elif "WindowCenter" in dataset and "WindowWidth" in dataset:
+    elif _filled(dataset, "WindowCenter") and _filled(dataset, "WindowWidth"):
         share = _windowed(values, dataset)
     else:
         share = np.asarray(stretch(values)) / 255
@@ -63,13 +72,17 @@ def window(pixels: np.ndarray, dataset: pydicom.Dataset) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8))
 
 
+def _filled(dataset: pydicom.Dataset, key: str) -> bool:
+    return key in dataset and dataset[key].value not in (None, "", [])
+
+
 def _windowed(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Return rescaled values as shares (0 to 1) of the file's first window."""
     # pydicom scales to the range of the stored bits; a data set of our own with the window alone makes it that of 16 bits.
     view = pydicom.Dataset()
     view.PhotometricInterpretation, view.BitsStored, view.PixelRepresentation = "MONOCHROME2", 16, 0
     for key in ("WindowCenter", "WindowWidth", "VOILUTFunction"):
-        if key in dataset:
+        if _filled(dataset, key):
             view[key] = dataset[key]
     try:
         return apply_windowing(values, view) / (2**16 - 1)

@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.source import Problems, Question, QuestionKind, Record
+from ift_components.data.source import Question, QuestionKind, Record
 from ift_components.errors import ConfigError, DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -79,7 +80,7 @@ class QuestionMaker:
             pool = self._pool(attribute)
             if attribute.choices is not None and answer not in attribute.choices:
                 continue  # the published question set leaves such answers out
-            question = Question(attribute.name, attribute.question, answer)
+            question = Question(attribute.name, attribute.sentence, answer)
             texts = self._draw(record, question, pool, attribute.sampled, sampling)
             rows += self._choice_rows(record, question, texts, len(rows), problems)
         for question in record.questions:
@@ -151,7 +152,7 @@ class QuestionMaker:
             self._own(record, question, "shuffle").shuffle(texts)
         fault = options_fault(texts, question.answer, len(LETTERS))
         if fault:
-            problems.add(record.where, f"question '{question.attribute}' {fault}")
+            problems.add(record.where, f"question '{question.attribute}' {fault}", f"question {fault}")
             return
         key = f"{record.id}#{number}"
         answer = texts.index(question.answer)
@@ -184,19 +185,20 @@ def _row(record: Record, question: Question, key: str) -> dict[str, Any]:
     }
 
 
-def questions_fault(record: Record) -> str:
-    """Return why the questions that a record brings cannot be asked; empty if they can."""
+def questions_fault(record: Record) -> tuple[str, str] | None:
+    """Return the attribute of a question that a record brings and that cannot be asked, and why; None if all can."""
     for question in record.questions:
+        fault = ""
         if question.kind not in get_args(QuestionKind):
-            return f"question '{question.attribute}' is of kind '{question.kind}'; expected {KINDS}"
-        if question.options is not None and question.kind == "choice":
+            fault = f"is of an unknown kind; expected {KINDS}"
+        elif question.options is not None and question.kind == "choice":
             # How many options are too many, the question options decide later.
             fault = options_fault(question.options, question.answer, len(question.options))
-            if fault:
-                return f"question '{question.attribute}' {fault}"
         elif not question.answer.strip():
-            return f"question '{question.attribute}' has no answer"
-    return ""
+            fault = "has no answer"
+        if fault:
+            return question.attribute, fault
+    return None
 
 
 def options_fault(options: Sequence[str], answer: str, limit: int) -> str:

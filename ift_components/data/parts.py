@@ -113,7 +113,8 @@ def write_part(
             opened = open_one((record.image, *record.alternatives))
         except DataError as error:
             facts |= _stat(record.image)
-            return {"id": record.id, "facts": facts | {"problem": f"image {error}", "where": record.where}}
+            problem = f"image {record.image.name!r} {error}"
+            return {"id": record.id, "facts": facts | {"problem": problem, "where": record.where}}
         facts |= _stat(opened.path)
         facts |= {"sha256": opened.sha256, "width": opened.size[0], "height": opened.size[1]}
         facts |= {"converted": opened.converted or None, "perceptual": opened.pixels}

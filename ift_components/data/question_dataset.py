@@ -14,10 +14,12 @@ from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset,
 from ift_components.data.images import ImageTransform, SquashedImages
 from ift_components.data.prepared import load_questions
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
-from ift_components.data.source import SHOWN, QuestionKind
+from ift_components.data.source import QuestionKind
 from ift_components.data.wording import choice_answer, multiple_choice_prompt
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
+
+_SHOWN = 10  # ids that an error names
 
 KINDS: tuple[str, ...] = get_args(QuestionKind)
 TEMPLATES = ("plain", "instruction_format")
@@ -205,7 +207,7 @@ def _incomplete(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def _refuse(where: str, ids: Sequence[str], what: str) -> None:
     if ids:
-        shown = ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
+        shown = ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
         raise DataError(f"{where}: {len(ids)} {what}: {shown}; prepare the folder again")
 
 

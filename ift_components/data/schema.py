@@ -4,11 +4,32 @@ A schema is plain data: it is written into the manifest, and `image_table` reads
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from ift_components.errors import DataError
+
+EMPTY_REPORT = "No finding."
+UNSET = (
+    "",
+    "0",
+    "0.0",
+    "no",
+    "n",
+    "false",
+    "f",
+    "negative",
+    "neg",
+    "absent",
+    "-",
+    "o",
+    "nein",
+    "non",
+    "na",
+    "n/a",
+    "nan",
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +39,7 @@ class Attribute:
     Attributes:
         name: as reports and questions write it, e.g. `cell size`.
         column: its column in the source table; by default the name with `_` for spaces.
+        one_of: instead of `column`, several columns of which one is marked, with the value that each stands for.
         values: the source's values, in the order in which they are offered as options; None allows any text.
         absent: source values that mean "not applicable": not in the report, never asked.
         lower: write values in lower case with spaces for `_`.
@@ -26,6 +48,7 @@ class Attribute:
         phrases: phrases of single values, e.g. `{"yes": "{name}", "no": ""}`.
         asked: whether questions ask it.
         asked_as: the name that questions use instead of `name`.
+        question: the sentence that asks for it, with `{name}`; by default `What is the {name}?`.
         choices: the texts offered as options; by default those of `values`, or else every text that occurs.
         sampled: number of options, the right one included, that are drawn at random; None offers all, in order.
     """
@@ -42,6 +65,8 @@ class Attribute:
     asked_as: str = ""
     choices: tuple[str, ...] | None = None
     sampled: int | None = None
+    one_of: Mapping[str, str] = field(default_factory=dict)
+    question: str = ""
 
     @property
     def source_column(self) -> str:
@@ -49,9 +74,25 @@ class Attribute:
         return self.column or self.name.replace(" ", "_")
 
     @property
-    def question(self) -> str:
-        """The sentence that asks for the attribute."""
-        return f"What is the {self.asked_as or self.name}?"
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the source table that it is read from."""
+        return tuple(self.one_of) or (self.source_column,)
+
+    @property
+    def sentence(self) -> str:
+        """The question that asks for the attribute."""
+        return (self.question or "What is the {name}?").replace("{name}", self.asked_as or self.name)
+
+    def read(self, row: Mapping[str, str]) -> tuple[str, str]:
+        """Return the source value in a table row, empty where it does not apply, and what is wrong with it."""
+        if self.one_of:
+            marked = [value for column, value in self.one_of.items() if row[column].casefold() not in UNSET]
+            fault = f"{self.name} is {' and '.join(marked)} at once, expected one of them" if len(marked) > 1 else ""
+            return (marked or [""])[0], fault
+        value = row[self.source_column]
+        if self.values is None or value in (*self.values, *self.absent):
+            return value, ""
+        return value, f"{self.source_column} is '{value}', expected one of: {', '.join((*self.values, *self.absent))}"
 
     def text(self, value: str) -> str:
         """Return how reports and options write a source value."""
@@ -60,9 +101,10 @@ class Attribute:
 
     def option_texts(self) -> tuple[str, ...] | None:
         """Return the texts that may be offered as options; None where only the data can tell."""
-        if self.choices is not None or self.values is None:
+        values = tuple(dict.fromkeys(self.one_of.values())) or self.values
+        if self.choices is not None or values is None:
             return self.choices
-        return tuple(dict.fromkeys(self.text(value) for value in self.values))
+        return tuple(dict.fromkeys(self.text(value) for value in values))
 
     def in_report(self, value: str) -> str:
         """Return how a source value reads in a report; empty where it is left out."""
@@ -80,11 +122,13 @@ class Schema:
         attributes: in report order.
         separator: what joins the phrases of a report.
         one_per_image: whether the dataset's published protocol asks one attribute an image, drawn at random.
+        empty_report: the report of an image whose values all read as nothing, such as findings that are all negative.
     """
 
     attributes: tuple[Attribute, ...]
     separator: str = ", "
     one_per_image: bool = False
+    empty_report: str = EMPTY_REPORT
 
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]
@@ -102,29 +146,29 @@ class Schema:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the source table that hold attributes."""
-        return tuple(attribute.source_column for attribute in self.attributes)
+        return tuple(column for attribute in self.attributes for column in attribute.columns)
 
     def read(self, row: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         """Return the applicable source values of a table row by attribute name, and what is wrong with the row."""
         values: dict[str, str] = {}
-        wrong: list[str] = []
+        faults: list[str] = []
         for attribute in self.attributes:
-            value = row[attribute.source_column]
-            if value in attribute.absent:
-                continue
-            if attribute.values is not None and value not in attribute.values:
-                expected = ", ".join((*attribute.values, *attribute.absent))
-                wrong.append(f"{attribute.source_column} is '{value}', expected one of: {expected}")
-            values[attribute.name] = value
-        return values, wrong
+            value, fault = attribute.read(row)
+            if fault:
+                faults.append(fault)
+            if value not in attribute.absent and not (attribute.one_of and not value):
+                values[attribute.name] = value
+        return values, faults
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain data, attributes without the fields left at their defaults."""
         rows = []
         for attribute in self.attributes:
-            given = asdict(attribute)
-            rows.append({f.name: _plain(given[f.name]) for f in fields(Attribute) if given[f.name] != _default(f)})
-        return {"separator": self.separator, "one_per_image": self.one_per_image, "attributes": rows}
+            cells = asdict(attribute)
+            rows.append({f.name: _plain(cells[f.name]) for f in fields(Attribute) if cells[f.name] != _default(f)})
+        own = {name: getattr(self, name) for name in ("separator", "one_per_image", "empty_report")}
+        defaults = {f.name: f.default for f in fields(Schema)}
+        return {name: value for name, value in own.items() if value != defaults[name]} | {"attributes": rows}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Schema":
@@ -133,18 +177,28 @@ class Schema:
         Raises:
             DataError: for an unknown key or a value of the wrong type.
         """
-        known = {f.name for f in fields(Attribute)}
+        keys = {f.name for f in fields(Attribute)}
         attributes = []
-        for row in data.get("attributes", ()):
-            unknown = sorted(set(row) - known)
+        listed = data.get("attributes")
+        for row in listed if isinstance(listed, Sequence) and not isinstance(listed, str) else ():
+            if not isinstance(row, Mapping):
+                raise DataError(f"schema: expected a mapping with 'name' for each attribute, got {row!r}")
+            unknown = sorted(set(row) - keys)
             if unknown or "name" not in row:
                 what = f"unknown key {', '.join(map(repr, unknown))}" if unknown else "no 'name'"
-                raise DataError(f"schema: attribute {row}: {what}; known keys: {', '.join(sorted(known))}")
+                raise DataError(f"schema: attribute {row}: {what}; known keys: {', '.join(sorted(keys))}")
             attributes.append(Attribute(**{key: _checked(row, key) for key in row}))
-        rest = sorted(set(data) - {f.name for f in fields(cls)})
-        if rest or not attributes:
-            raise DataError(f"schema: expected a list 'attributes' and optional separator, one_per_image; got {data}")
-        return cls(tuple(attributes), str(data.get("separator", ", ")), bool(data.get("one_per_image", False)))
+        unknown = sorted(set(data) - {f.name for f in fields(cls)})
+        if unknown or not attributes:
+            expected = "a list 'attributes' and optional separator, one_per_image, empty_report"
+            raise DataError(f"schema: expected {expected}; got the keys {', '.join(map(str, data)) or 'none'}")
+        own = {key: data[key] for key in ("separator", "one_per_image", "empty_report") if key in data}
+        for key, value in own.items():
+            if type(value) is not (bool if key == "one_per_image" else str):
+                raise DataError(
+                    f"schema: {key} is {value!r}; expected {'true or false' if key == 'one_per_image' else 'a text'}"
+                )
+        return cls(tuple(attributes), **own)
 
 
 def _default(item: Any) -> Any:
@@ -156,7 +210,7 @@ def _plain(value: Any) -> Any:
 
 
 _TYPES: dict[str, type] = {
-    "values": list, "absent": list, "choices": list, "wording": dict, "phrases": dict,
+    "values": list, "absent": list, "choices": list, "wording": dict, "phrases": dict, "one_of": dict,
     "lower": bool, "asked": bool, "sampled": int,
 }  # fmt: skip
 
@@ -170,7 +224,9 @@ def _checked(row: Mapping[str, Any], key: str) -> Any:
         hint = "; put quotes around yes, no and numbers" if expected is str else ""
         raise DataError(f"schema: {key} of '{row['name']}' must be a {expected.__name__}, got {value!r}{hint}")
     items = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
-    wrong = [item for item in items if not isinstance(item, str)]
-    if wrong:
-        raise DataError(f"schema: {key} of '{row['name']}' holds {wrong[0]!r}, which is no text; put quotes around it")
+    no_texts = [item for item in items if not isinstance(item, str)]
+    if no_texts:
+        raise DataError(
+            f"schema: {key} of '{row['name']}' holds {no_texts[0]!r}, which is no text; put quotes around it"
+        )
     return tuple(value) if isinstance(value, list) else value

@@ -2,58 +2,20 @@
 
 import functools
 import inspect
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.errors import ConfigError, DataError
 
 ImageStore = Literal["embed", "path"]
 OnBadRow = Literal["error", "skip"]
 QuestionKind = Literal["choice", "closed", "open"]
-SHOWN = 10
-
-
-class Problems:
-    """Bad rows, collected: the count and the first ten.
-
-    Nothing from a free-text report belongs in a message: `where` names a file and a row, `what` a column and its value.
-
-    Attributes:
-        count: number of bad rows.
-        first: the first ten, in words.
-        left_out: rows that a dataset's protocol leaves out, which is no mistake: their number by reason.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: list[str] = []
-        self.left_out: Counter[str] = Counter()
-
-    def add(self, where: str, what: str) -> None:
-        """Note what is wrong with a row."""
-        self.count += 1
-        if len(self.first) < SHOWN:
-            self.first.append(f"{where}: {what}")
-
-    def extend(self, other: "Problems") -> None:
-        """Add the problems that another collected."""
-        self.count += other.count
-        self.first = (self.first + other.first)[:SHOWN]
-        self.left_out += other.left_out
-
-    def raise_if_any(self, name: str) -> None:
-        """Raise one DataError that shows the count and the first ten problems, if there is any."""
-        if self.count:
-            shown = f", the first {SHOWN}" if self.count > SHOWN else ""
-            lines = "\n  ".join(self.first)
-            raise DataError(
-                f"{name}: {self.count} bad row(s){shown}:\n  {lines}\n"
-                "mend them, or leave them out with builder.on_bad_row=skip"
-            )
 
 
 @dataclass(frozen=True)
@@ -121,7 +83,10 @@ class Source:
         splits: the splits that must not be empty.
         square: pad images to a square with black, as the authors do for CBIS-DDSM and SKINCON.
         skip_masks: a record's first file that is not two-valued is its image.
-        private: whether reports must not appear in logs, previews or manifests.
+        private: whether reports and questions must not appear in messages, previews or manifests.
+        follow_links: whether images may lie where a link inside the folder leads; filled in by `builder`.
+        question_names: attributes under which the source's own questions are reported; those of a private source are
+            reported under these and the schema's names only.
         has_reports: whether images come with reports; without, a report is empty and only questions can be trained on.
         notes: what a user should know about this source, shown when it is prepared.
         name: the builder's name; filled in by `builder`.
@@ -138,6 +103,8 @@ class Source:
     square: bool = False
     skip_masks: bool = False
     private: bool = False
+    follow_links: bool = False
+    question_names: tuple[str, ...] = ()
     has_reports: bool = True
     notes: tuple[str, ...] = ()
     name: str = ""
@@ -146,35 +113,83 @@ class Source:
     def __post_init__(self) -> None:
         for key, allowed in (("images", ("embed", "path")), ("on_bad_row", ("error", "skip"))):
             if getattr(self, key) not in allowed:
-                raise ConfigError(f"builder.{key} is '{getattr(self, key)}', expected one of: {', '.join(allowed)}")
+                raise ConfigError(f"builder.{key} is {getattr(self, key)!r}, expected one of: {', '.join(allowed)}")
+
+    def problems(self) -> Problems:
+        """Return a collector of this source's bad rows."""
+        return Problems(private=self.private, follow_links=self.follow_links)
 
 
 def builder(function: Callable[..., Source]) -> Callable[..., Source]:
     """Make a function that returns a `Source` a builder: its name and arguments are kept for the manifest.
 
-    The function's `root` argument is checked and made absolute first. A parameter `options` that is annotated with a
-    dataclass stands for its fields: the builder takes each of them as a keyword.
+    Arguments are checked against their annotations, and `root` is made absolute. A parameter `options` that is annotated
+    with a dataclass stands for its fields: the builder takes each of them as a keyword. Every builder also takes
+    `follow_links`: whether images may lie where a link inside the folder leads.
     """
     own = inspect.signature(function, eval_str=True)
     group = own.parameters["options"].annotation if "options" in own.parameters else None
-    shared = inspect.signature(group).parameters if group else {}
+    shared = inspect.signature(group, eval_str=True).parameters if group else {}
     parameters = [p for name, p in own.parameters.items() if name != "options"]
     parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shared.values()]
-    flat = own.replace(parameters=parameters)
+    links = inspect.Parameter("follow_links", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    flat = own.replace(parameters=[*(p for p in parameters if p.name != "follow_links"), links])
 
     @functools.wraps(function)
     def build(*args: Any, **kwargs: Any) -> Source:
         bound = flat.bind(*args, **kwargs)
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            check_argument(f"builder.{name}", value, flat.parameters[name].annotation)
         bound.arguments["root"] = str(find_root(bound.arguments["root"]))
-        arguments = dict(bound.arguments)
+        follow_links = bound.arguments["follow_links"]
+        arguments = {name: v for name, v in bound.arguments.items() if name not in shared and name != "follow_links"}
         if group:
-            options = group(**{name: arguments[name] for name in shared})
-            arguments = {name: value for name, value in arguments.items() if name not in shared} | {"options": options}
-        return replace(function(**arguments), name=function.__name__, arguments=dict(bound.arguments))
+            arguments["options"] = group(**{name: bound.arguments[name] for name in shared})
+        source = function(**arguments)
+        return replace(source, name=function.__name__, arguments=dict(bound.arguments), follow_links=follow_links)
 
     build.__signature__ = flat  # type: ignore[attr-defined]
     return build
+
+
+def check_argument(key: str, value: Any, annotation: Any) -> None:
+    """Check a value from YAML against a parameter's annotation.
+
+    Raises:
+        ConfigError: naming the key, the value and what was expected.
+    """
+    choices = get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,)
+    if not any(_fits(value, choice) for choice in choices):
+        expected = " or ".join(_described(choice) for choice in choices)
+        raise ConfigError(f"{key} is {value!r}, expected {expected}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return value in get_args(annotation)
+    if origin in (list, tuple, Sequence):
+        item = get_args(annotation)[0]
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, item) for v in value)
+    if annotation in (float, int):  # True is an int to Python, but no number to a user
+        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+    kinds = {None: NoneType, str: (str, Path)}
+    annotation = kinds.get(annotation, annotation)
+    return not isinstance(annotation, type | tuple) or isinstance(value, annotation)
+
+
+def _described(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "one of: " + ", ".join(map(str, get_args(annotation)))
+    if origin in (list, tuple, Sequence):
+        return "a list, such as [a, b]"
+    if annotation in (None, type(None)):
+        return "null"
+    return {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}.get(
+        annotation, str(annotation)
+    )
 
 
 def find_root(root: str | Path) -> Path:
@@ -206,7 +221,8 @@ def find_image(root: Path, name: str, where: str, problems: Problems) -> Path | 
     """Return the image `root/name`, or note why it cannot be used and return None.
 
     Args:
-        root: the dataset's folder, resolved; an image must lie under it, also after following symbolic links.
+        root: the dataset's folder, resolved; an image must lie under it, also after following symbolic links (unless
+            `problems.follow_links`).
         name: the path in the source table.
         where: the row, for the message.
         problems: where the message goes.
@@ -216,17 +232,22 @@ def find_image(root: Path, name: str, where: str, problems: Problems) -> Path | 
         return None
     try:
         path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            problems.add(where, f"image '{name}' lies outside of {root}")
+        inside = path.is_relative_to(root)
+        if not inside and problems.follow_links:
+            inside = Path(os.path.normpath(root / name)).is_relative_to(root)
+        if not inside:
+            kind = "image lies outside of the dataset's folder"
+            problems.add(where, f"image '{name}' lies outside of {root}", kind)
             return None
         if not path.is_file():
-            problems.add(where, f"image '{name}' is missing in {root}")
+            problems.add(where, f"image '{name}' is missing in {root}", "image is missing")
             return None
         str(path).encode()
     except UnicodeEncodeError:
-        problems.add(where, f"image {name!a} has a name that is not UTF-8; rename the file")
+        what = f"image {name!a} has a name that is not UTF-8; rename the file"
+        problems.add(where, what, "image has a name that is not UTF-8; rename the file")
         return None
     except (OSError, RuntimeError) as error:
-        problems.add(where, f"image '{name}' cannot be reached: {error}")
+        problems.add(where, f"image '{name}' cannot be reached: {error}", "image cannot be reached")
         return None
     return path

@@ -53,7 +53,7 @@ class Division:
     """How the rows of a table are divided between splits: as a column says, or at random by image or group.
 
     Attributes:
-        image_column: holds each image's path, relative to the dataset's folder.
+        image_column: names each image; None finds the column whose values are files of the dataset's folder.
         split_column: holds train, val (or validation, dev) or test; None divides rows at random.
         group_column: rows of one group, such as a patient, are never divided between splits; a row without a group is one
             of its own.
@@ -62,12 +62,17 @@ class Division:
         seed: seed of the division.
     """
 
-    image_column: str = "image"
+    image_column: str | None = None
     split_column: str | None = None
     group_column: str | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
+
+    @property
+    def key_column(self) -> str:
+        """The column that names the image."""
+        return self.image_column or "image"
 
     @property
     def columns(self) -> list[str]:
@@ -82,14 +87,14 @@ class Division:
         """Return the split of each image or group; empty if a column holds the splits."""
         if self.split_column:
             return {}
-        keys = (self.group(row) or row[self.image_column] for row in rows)
+        keys = (self.group(row) or row[self.key_column] for row in rows)
         return random_splits(keys, self.val_fraction, self.test_fraction, self.seed)
 
     def split(self, row: Mapping[str, str], drawn: Mapping[str, str]) -> str:
         """Return the split of a row; `drawn` is what `draw` returned."""
         if self.split_column:
             return split_name(row[self.split_column])
-        return drawn[self.group(row) or row[self.image_column]]
+        return drawn[self.group(row) or row[self.key_column]]
 
     def required(self, drawn: Mapping[str, str]) -> tuple[str, ...]:
         """Return the splits that must not be empty."""

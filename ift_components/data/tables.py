@@ -2,45 +2,45 @@
 
 import csv
 import gzip
-import math
-import zipfile
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import openpyxl
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from openpyxl.utils.exceptions import InvalidFileException
 
-from ift_components.data.source import Problems
+from ift_components.data.problems import Problems
+from ift_components.data.workbook import cell_text, read_cells
 from ift_components.errors import DataError
 
 Row = Mapping[str, str]
 
 
-def require_columns(path: Path, found: Iterable[str], expected: Iterable[str]) -> None:
+def require_columns(path: Path, names: Iterable[str], expected: Iterable[str], *, private: bool = False) -> None:
     """Check that a table has the columns that its reader needs.
 
     Raises:
-        DataError: naming the missing columns and those that are there.
+        DataError: naming the missing columns and, unless the table is private, those that are there: without a header
+            they are its first row.
     """
-    columns = list(found)
+    columns = list(names)
     missing = [name for name in dict.fromkeys(expected) if name not in columns]
     if not missing:
         return
     hint = ""
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
         hint = "; the delimiter does not seem to be a comma: save the table as comma-separated CSV"
-    raise DataError(
-        f"{path.name}: no column {', '.join(map(repr, missing))}; it has: {', '.join(map(repr, columns))}{hint}"
-    )
+    present = f"it has {len(columns)} others" if private else f"it has: {', '.join(map(repr, columns))}"
+    raise DataError(f"{path.name}: no column {', '.join(map(repr, missing))}; {present}{hint}")
 
 
-def _require_unique(path: Path, header: list[str]) -> None:
+def _require_unique(path: Path, header: list[str], *, private: bool) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise DataError(f"{path.name}: column {', '.join(map(repr, twice))} occurs more than once")
+        names = f"{len(twice)} name(s)" if private else ", ".join(map(repr, twice))
+        raise DataError(f"{path.name}: column {names} occurs more than once")
 
 
 def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
@@ -61,8 +61,8 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _require_unique(path, header)
-            require_columns(path, header, columns)
+            _require_unique(path, header, private=problems.private)
+            require_columns(path, header, columns, private=problems.private)
             for cells in reader:
                 if not cells:
                     continue  # an empty line, commonly the last
@@ -70,6 +70,7 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
                     problems.add(
                         f"{path.name} line {reader.line_num}",
                         f"{len(cells)} cells, but the header has {len(header)}; quote cells that hold commas",
+                        "wrong number of cells",
                     )
                     continue
                 yield reader.line_num, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
@@ -85,7 +86,7 @@ def read_table(path: Path, columns: Iterable[str], problems: Problems) -> Iterat
     """Yield the row number and the cells of each row of a CSV, XLSX or Parquet table, as text.
 
     Numbers lose a trailing `.0`, booleans read `yes` and `no`, empty cells are empty texts. Of a workbook the first
-    sheet is read; its formulas count as the values last computed.
+    sheet is read (`workbook`).
 
     Args:
         path: a table whose first row (or whose schema) names the columns.
@@ -95,7 +96,7 @@ def read_table(path: Path, columns: Iterable[str], problems: Problems) -> Iterat
     Raises:
         DataError: for another file type, a table that cannot be read, or missing columns.
     """
-    readers = {".csv": read_csv, ".xlsx": _read_xlsx, ".parquet": _read_parquet}
+    readers = {".csv": read_csv, ".xlsx": _read_workbook, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path.name}: a table must be one of {', '.join(readers)}, got '{path.suffix}'")
@@ -104,50 +105,28 @@ def read_table(path: Path, columns: Iterable[str], problems: Problems) -> Iterat
     yield from reader(path, columns, problems)
 
 
-def _text(cell: object) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, float):
-        return "" if math.isnan(cell) else str(int(cell)) if cell.is_integer() else repr(cell)
-    return str(cell).strip()
+def _read_workbook(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
+    header, rows = read_cells(path, problems)
+    _require_unique(path, header, private=problems.private)
+    require_columns(path, header, columns, private=problems.private)
+    for number, texts in rows:
+        if any(texts[len(header) :]):
+            problems.add(f"{path.name} row {number}", "has cells right of the last named column")
+        elif any(texts):
+            yield number, dict(itertools.zip_longest(header, texts[: len(header)], fillvalue=""))
 
 
-def _read_xlsx(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, InvalidFileException) as error:
-        raise DataError(f"{path.name} is not a readable XLSX workbook: {error}") from error
-    try:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [_text(cell) for cell in next(rows, ())]
-        while header and not header[-1]:
-            header.pop()  # columns that were only formatted
-        _require_unique(path, header)
-        require_columns(path, header, columns)
-        for number, cells in enumerate(rows, 2):
-            texts = [_text(cell) for cell in cells]
-            if any(texts[len(header) :]):
-                problems.add(f"{path.name} row {number}", "has cells right of the last named column")
-            elif any(texts):
-                texts += [""] * (len(header) - len(texts))
-                yield number, dict(zip(header, texts, strict=False))
-    finally:
-        book.close()
-
-
-def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:  # noqa: ARG001
+def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
     try:
         with pq.ParquetFile(path) as file:
-            require_columns(path, file.schema_arrow.names, columns)
+            require_columns(path, file.schema_arrow.names, columns, private=problems.private)
             number = 0
             for batch in file.iter_batches(10_000):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {name: _text(cell) for name, cell in row.items()}
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path.name} is not a readable Parquet file: {error}") from error
+                    yield number, {name: cell_text(cell) for name, cell in row.items()}
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path.name} is not a readable Parquet file") from error
 
 
 def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -168,4 +147,6 @@ def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, 
             for batch in pa.csv.open_csv(stream, read, parse, convert):
                 yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
     except (OSError, EOFError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise DataError(f"{path.name} is not a readable CSV file: {str(error).splitlines()[0][:200]}") from error
+        # Arrow's messages quote the row that it stumbled over; what comes before that is about the form alone.
+        form = re.match(r"CSV parse error: (Row #\d+: )?Expected \d+ columns, got \d+", str(error))
+        raise DataError(f"{path.name} is not a readable CSV file{f': {form.group()}' if form else ''}") from error

@@ -15,6 +15,7 @@ from ift_components.data.checks import run_checks
 from ift_components.data.parts import Writer, part_rows
 from ift_components.data.prepared import FORMAT_VERSION, QUESTION_FEATURES, SPLITS, read_manifest
 from ift_components.data.preview import preview_page
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.source import Source
 from ift_components.errors import ConfigError, DataError
@@ -267,15 +268,18 @@ def _write(
     counts = {split: _write_questions(growing, split, by_image) for split in SPLITS}
     root = Path(str(source["builder"]["arguments"].get("root") or "/"))
     schema = Schema.from_dict(source["schema"]) if source["schema"]["attributes"] else Schema(())
-    checked = Source(root, schema, (), lambda _: iter(()))
+    private = bool(source.get("private", True))
+    checked = Source(root, schema, (), lambda _: iter(()), private=private)
+    every = {"reports": source["counts"]["reports"], "questions": counts}
     near = bool(source["options"].get("near_duplicates"))
+    checks = run_checks(checked, growing, growing / FILES, every, Problems(private=private), near=near)
     manifest = {
         **source,
         **identity,
         "format": FORMAT_VERSION,
-        "private": bool(source.get("private", True)),
-        "counts": {"reports": source["counts"]["reports"], "questions": counts},
-        "checks": asdict(run_checks(checked, growing, growing / FILES, near_duplicates=near)),
+        "private": private,
+        "counts": every,
+        "checks": asdict(checks),
     }
     write_text(growing / "preview.html", preview_page(growing, manifest))
     write_json(growing / "manifest.json", manifest)

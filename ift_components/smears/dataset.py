@@ -14,7 +14,8 @@ from ift_components.data.build import BuildOptions, prepare
 from ift_components.data.builders.wbcatt import SCHEMA
 from ift_components.data.mcq import QuestionOptions
 from ift_components.data.prepared import SPLITS
-from ift_components.data.source import Problems, Record, Source, find_image
+from ift_components.data.problems import Problems
+from ift_components.data.source import Record, Source, find_image
 from ift_components.data.tables import read_csv
 from ift_components.errors import ConfigError
 from ift_components.files import cache_dir, complete_folder, locked, write_text

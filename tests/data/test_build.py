@@ -1,6 +1,7 @@
 """Prepared folders: complete or absent, never written over, continued after an interruption, read back by `datasets`."""
 
 import json
+import re
 import resource
 import shutil
 import threading
@@ -116,18 +117,24 @@ def test_an_interrupted_build_of_other_sources_is_not_continued(source, tmp_path
     assert "round cell shape" not in rows(out, "reports", "train")[0]["report"]
 
 
-def test_a_full_disk_leaves_nothing_behind(source, tmp_path):
+def test_a_full_disk_keeps_what_is_finished(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "PART_ROWS", 4)
+    monkeypatch.setattr(parts, "READ_BYTES", 10**9)
     for n, path in enumerate(sorted(source.rglob("*.jpg"))):
         picture(n, size=(200, 200)).save(path, quality=95)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        with pytest.raises(DataError, match=r"cannot be written: .*nothing was left behind"):
+        with pytest.raises(DataError, match=r"cannot be written: .*the same command continues where this one stopped"):
             build(wbcatt(source), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert leftovers(tmp_path / "out") == ["in"]
     assert not (tmp_path / "out").exists()
+    finished = sorted((tmp_path / ".out.partial" / "parts").iterdir())
+    assert len(finished) == 5  # the shards fit, the merged file does not
+    monkeypatch.setattr(build_module, "open_image", lambda *_, **__: pytest.fail("opened again"))
+    assert sum(build(wbcatt(source), tmp_path / "out")["counts"]["reports"].values()) == 18
+    assert leftovers(tmp_path / "out") == ["in"]
 
 
 def test_a_folder_that_cannot_be_written(source, tmp_path):
@@ -142,17 +149,22 @@ def test_two_builds_of_one_folder(source, tmp_path):
         build(wbcatt(source), out)
 
 
-def test_bad_images_are_collected_over_all_splits(source, tmp_path):
+def test_bad_images_are_collected_over_all_splits(source, tmp_path, monkeypatch):
     paths = sorted(source.rglob("*.jpg"))
     paths[0].write_bytes(b"")
     paths[-1].write_bytes(paths[-1].read_bytes()[:300])
     with pytest.raises(DataError) as error:
         build(wbcatt(source), tmp_path / "out")
-    assert "2 bad row(s):" in str(error.value)
-    assert "image is an empty file" in str(error.value)
-    assert "image cannot be decoded" in str(error.value)
-    assert leftovers(tmp_path / "out") == ["in"]
+    assert "2 bad row(s)" in str(error.value)
+    assert "is an empty file" in str(error.value)
+    assert re.search(r"image '\w+.jpg' cannot be decoded", str(error.value))
+    assert "the same command continues" in str(error.value)
+    opened = []
+    real = build_module.open_image
+    monkeypatch.setattr(build_module, "open_image", lambda paths, **more: opened.append(paths) or real(paths, **more))
     manifest = build(wbcatt(source, on_bad_row="skip"), tmp_path / "out")
+    assert opened == []  # nothing that was finished is done again
+    assert leftovers(tmp_path / "out") == ["in"]
     assert sum(manifest["counts"]["reports"].values()) == 16
     assert manifest["skipped"]["count"] == 2
     for split in ("val", "test"):

@@ -113,7 +113,7 @@ def test_a_case_with_masks_alone_is_a_bad_row(tmp_path):
     for path in (root / "jpeg" / "1.3.6.0").iterdir():
         path.unlink()
         path.hardlink_to(mask)
-    with pytest.raises(DataError, match=r"image is missing: 2 file\(s\), all of them masks"):
+    with pytest.raises(DataError, match=r"is missing: 2 file\(s\), all of them masks"):
         build(cbis_ddsm(root), tmp_path / "out")
 
 

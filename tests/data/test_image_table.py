@@ -41,7 +41,7 @@ def test_schema_is_inferred_and_written_for_editing(tmp_path, capsys):
     asked = rows(tmp_path / "out", "questions", "val")
     assert [(row["question"], row["options"], row["answer"]) for row in asked[:2]] == [
         ("What is the colour?", ["blue", "red"], 0),
-        ("What is the has nucleus?", ["yes", "no"], 1),
+        ("Is there nucleus?", ["yes", "no"], 1),
     ]
 
 

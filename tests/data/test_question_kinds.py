@@ -55,7 +55,11 @@ def test_kinds_and_the_train_split(mixed, tmp_path):
 def test_only_choices_go_into_multiple_choice_formats(mixed, tmp_path):
     build(image_text(mixed, "t.csv", questions="q.csv", split_column="set"), tmp_path / "out")
     out = export(tmp_path / "out", ExportOptions("vlmevalkit"))
-    assert sorted(path.name for path in out.iterdir()) == ["image_text_test.tsv", "image_text_train.tsv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".export.json",
+        "image_text_test.tsv",
+        "image_text_train.tsv",
+    ]
     assert list(pd.read_csv(out / "image_text_test.tsv", sep="\t")["answer"]) == ["B"]
     out = export(tmp_path / "out", ExportOptions("parquet"))
     assert [row["kind"] for row in rows(out, "questions", "test")] == ["choice", "open", "closed"]
@@ -64,7 +68,10 @@ def test_only_choices_go_into_multiple_choice_formats(mixed, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (["0.png", "What?", "x", "essay", "", "a"], "is of kind 'essay'; expected choice or closed or open"),
+        (
+            ["0.png", "What?", "x", "essay", "", "a"],
+            "question 'a' is of an unknown kind; expected choice or closed or open",
+        ),
         (["0.png", "What?", "", "open", "", "a"], "question 'a' has no answer"),
     ],
 )

@@ -43,7 +43,7 @@ def mimic(root):
         ("skincon", test_skincon.tree, [], [32, 4, 4, 0, 4, 4]),
         ("cbis", cbis, [], [11, 1, 3, 0, 3, 10]),
         ("mimic_cxr", mimic, [], [2, 1, 2, 0, 2, 8]),
-        ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 0, 11, 12]),
+        ("image_table", test_image_table.tree, ["builder.table=cells.csv"], [24, 3, 3, 0, 5, 6]),
         ("image_text", test_image_text.text_files, [], [8, 1, 1, 0, 0, 0]),
         ("pmc_vqa", pmc_vqa_tree, [], [2, 0, 1, 2, 0, 1]),
         ("roco", roco_tree, [], [3, 1, 1, 0, 0, 0]),

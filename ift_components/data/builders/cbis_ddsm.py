@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ift_components.data.problems import UNLISTED, Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Record,
     Source,
     builder,
@@ -120,7 +120,7 @@ def cbis_ddsm(
                 images_or_none = [find_image(folder, name, case.where, problems) for name in names]
                 paths = sorted((path for path in images_or_none if path), key=lambda path: path.stat().st_size)
                 if not names:
-                    problems.add(case.where, f"no image of case '{case.key}' under {folder}")
+                    problems.add(case.where, f"no image of case '{case.key}' under {folder}", "image is missing")
                 elif len(paths) == len(names):
                     yield Record(
                         id=case.key,
@@ -152,7 +152,7 @@ def _read_cases(table: Path, problems: Problems) -> Iterator[Case]:
         if not key.startswith(("Mass-", "Calc-")) or not row["patient_id"]:
             faults.append(f"patient '{row['patient_id']}' with cropped image '{key}', expected Mass-... or Calc-...")
         for fault in faults:
-            problems.add(where, fault)
+            problems.add(where, fault, UNLISTED)
         if not faults:
             yield Case(key, row["patient_id"], "test" in table.stem, values, where)
 

@@ -2,26 +2,25 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from ift_components.data.builders.own import OwnData
+from ift_components.data.matching import SUFFIXES, ImageIndex, image_column, matching_note
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.sentences import split_sentences
 from ift_components.data.source import (
-    Problems,
     Question,
     QuestionKind,
     Record,
     Source,
     builder,
-    find_image,
     require_files,
 )  # fmt: skip
 from ift_components.data.tables import Row, read_table
 from ift_components.errors import ConfigError, DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
 
 
 @builder
@@ -63,70 +62,84 @@ def image_text(
         )
     paths = require_files(folder, [name for name in (table, questions) if name])
     texts = [text_column, *([context_column] if context_column else [])]
+    index = ImageIndex(folder, follow_links=options.follow_links)
+    notes: list[str] = []
+    if table:
+        rows = [row for _, row in read_table(paths[0], [*texts, *options.columns], options.problems())]
+        if not rows:
+            raise DataError(f"{paths[0].name} has no usable row")
+        options = replace(options, image_column=options.image_column or image_column(index, rows, paths[0].name))
+        notes.append(matching_note(index, options.key_column, [row[options.key_column] for row in rows]))
 
     def read(problems: Problems) -> Iterator[tuple[str, Row]]:
         if table:
-            rows = read_table(paths[0], [*texts, *options.columns], problems)
-            yield from ((f"{paths[0].name} row {number}", row) for number, row in rows)
+            numbered = read_table(paths[0], [*texts, *options.columns], problems)
+            yield from ((f"{paths[0].name} row {number}", row) for number, row in numbered)
         else:
-            for name, text in _text_files(folder, problems):
-                yield f"image '{name}'", {options.image_column: name, text_column: text}
+            for name, text in _text_files(index, problems):
+                yield f"image '{name}'", {options.key_column: name, text_column: text}
 
-    drawn = options.draw(row for _, row in read(Problems()))
+    drawn = options.draw(row for _, row in read(options.problems()))
 
     def records(problems: Problems) -> Iterator[Record]:
-        by_image = _read_questions(folder / questions, problems) if questions else {}
+        by_image = _read_questions(folder / questions, index, problems) if questions else {}
         for where, row in read(problems):
-            name = row[options.image_column]
-            image = find_image(folder, name, where, problems)
-            own_questions = tuple(by_image.pop(name, ()))
+            image = index.find(row[options.key_column], where, problems)
+            if image is None:
+                continue
             sentences = split_sentences(row[text_column], language)
             context = split_sentences(row[context_column], language) if context_column else []
-            if image:
-                yield Record(
-                    id=name,
-                    split=options.split(row, drawn),
-                    image=image,
-                    where=where,
-                    group=options.group(row),
-                    report=" ".join(sentences),
-                    questions=own_questions,
-                    sections=(*(("sentence", text) for text in sentences), *(("context", text) for text in context)),
-                )
-        for name in by_image:
-            problems.add(f"{questions}", f"asks about image '{name}', which has no description")
+            yield Record(
+                id=image[0],
+                split=options.split(row, drawn),
+                image=image[1],
+                where=where,
+                group=options.group(row),
+                report=" ".join(sentences),
+                questions=tuple(by_image.pop(image[0], ())),
+                sections=(*(("sentence", text) for text in sentences), *(("context", text) for text in context)),
+            )
+        for name, asked_about in by_image.items():
+            for _ in asked_about:
+                what = f"asks about image '{name}', which has no description"
+                problems.add(f"{questions}", what, "question about an image without a description")
 
     if table is None:
-        paths += tuple(sorted(folder.rglob("*.txt")))
-    required = options.required(drawn)
-    return Source(folder, Schema(()), paths, records, options.images, options.on_bad_row, splits=required)
+        paths += tuple(sorted(folder / Path(name).with_suffix(".txt") for name in index.files))
+        paths = tuple(path for path in paths if path.is_file())
+    return Source(
+        folder,
+        Schema(()),
+        paths,
+        records,
+        options.images,
+        options.on_bad_row,
+        splits=options.required(drawn),
+        private=options.private,
+        notes=tuple(notes),
+    )
 
 
-def _text_files(root: Path, problems: Problems) -> Iterator[tuple[str, str]]:
+def _text_files(index: ImageIndex, problems: Problems) -> Iterator[tuple[str, str]]:
     """Yield the path of every image under the root and the text of the file of the same name, sorted by path."""
-    any_image = False
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        name = str(path.relative_to(root))
-        text = path.with_suffix(".txt")
+    if not index.files:
+        raise DataError(f"builder.root: {index.root} holds no images ({', '.join(SUFFIXES)})")
+    for name in index.files:
+        text = (index.root / name).with_suffix(".txt")
         where = f"image {name!a}"
-        any_image = True
         try:
             name.encode()
             yield name, text.read_text(encoding="utf-8-sig")
         except UnicodeEncodeError:
             problems.add(where, "has a name that is not UTF-8; rename the file")
         except UnicodeDecodeError:
-            problems.add(where, f"{text.name!a} is not UTF-8")
+            problems.add(where, f"{text.name!a} is not UTF-8", "text file is not UTF-8")
         except OSError:
-            problems.add(where, f"has no text file {text.name!a} beside it")
-    if not any_image:
-        raise DataError(f"builder.root: {root} holds no images ({', '.join(SUFFIXES)})")
+            problems.add(where, f"has no text file {text.name!a} beside it", "no text file")
 
 
-def _read_questions(path: Path, problems: Problems) -> dict[str, list[Question]]:
-    """Return the questions of each image."""
+def _read_questions(path: Path, index: ImageIndex, problems: Problems) -> dict[str, list[Question]]:
+    """Return the questions of each image, by the path that the index knows it under."""
     by_image: dict[str, list[Question]] = defaultdict(list)
     for number, row in read_table(path, ("image", "question", "answer"), problems):
         if not row["question"]:
@@ -139,5 +152,6 @@ def _read_questions(path: Path, problems: Problems) -> dict[str, list[Question]]
             kind=cast("QuestionKind", row.get("kind", "").lower() or "choice"),  # checked with the record
             options=tuple(text.strip() for text in row["options"].split("|")) if row.get("options") else None,
         )
-        by_image[row["image"]].append(question)
+        _, files = index.candidates(row["image"])
+        by_image[files[0] if len(files) == 1 else row["image"]].append(question)
     return by_image

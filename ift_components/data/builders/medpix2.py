@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ift_components.data.builders.vqa import Entry, by_image, read_entries, text_of
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.sentences import split_sentences
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Question,
     Record,
     Source,

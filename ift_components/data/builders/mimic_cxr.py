@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ift_components.data.json_stream import stream_json_list
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Question,
     Record,
     Source,
@@ -76,7 +76,7 @@ def mimic_cxr(
         return _read_records(files, facts(), problems)
 
     every = (metadata, splits, *reports, *tables.values())
-    return Source(folder, Schema(()), every, records, images, on_bad_row, private=True)
+    return Source(folder, Schema(()), every, records, images, on_bad_row, private=True, question_names=QUESTION_TYPES)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Facts:
     best: dict[str, str]
     splits: dict[str, str] = field(default_factory=dict)
     asked: dict[str, list[Question]] = field(default_factory=lambda: defaultdict(list))
-    problems: Problems = field(default_factory=Problems)
+    problems: Problems = field(default_factory=lambda: Problems(private=True))
 
 
 def _read_facts(files: _Files, min_dice: float, methods: Sequence[str]) -> _Facts:
@@ -138,7 +138,11 @@ def _read_records(files: _Files, known: _Facts, problems: Problems) -> Iterator[
             done.add(dicom)
             listed = known.splits.get(dicom)
             if listed != split:
-                problems.add(where, f"image {dicom} is '{listed}' in {files.splits.name}, not '{split}'")
+                problems.add(
+                    where,
+                    f"image {dicom} is '{listed}' in {files.splits.name}, not '{split}'",
+                    "image of another split",
+                )
                 continue
             image = find_image(files.root, "files/" + entry["image"].removeprefix("mimic/"), where, problems)
             if image:
@@ -152,7 +156,7 @@ def _passing(table: Path, min_dice: float) -> set[str]:
         try:
             good = float(dice) >= min_dice
         except ValueError as error:
-            raise DataError(f"{table.name}: '{DICE}' of {dicom} is '{dice}', expected a number") from error
+            raise DataError(f"{table.name}: '{DICE}' of an image is no number; is a cell shifted?") from error
         if good:
             passing.add(dicom)
     return passing
@@ -178,7 +182,7 @@ def _read_questions(table: Path, studies: set[str], found: _Facts) -> None:
             continue
         if kind not in QUESTION_TYPES:
             expected = ", ".join((*QUESTION_TYPES, "view"))
-            found.problems.add(f"{table.name} line {line}", f"question_type is '{kind}', expected one of: {expected}")
+            found.problems.add(f"{table.name} line {line}", f"question_type is not one of: {expected}")
         elif not row["question"] or not row["answer"]:
             found.problems.add(f"{table.name} line {line}", "the question or the answer is empty")
         else:

@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 
 from ift_components.data.builders.vqa import require_choice
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.sentences import split_sentences
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Question,
     Record,
     Source,

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.sentences import split_sentences
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Record,
     Source,
     builder,

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ift_components.data.problems import UNLISTED, Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Record,
     Source,
     builder,
@@ -100,7 +100,7 @@ def _read(root: Path, table: Path, images_at: str, problems: Problems) -> list[R
         if row[EXCLUDED] not in ("0", "1"):
             faults.append(f"'{EXCLUDED}' is '{row[EXCLUDED]}', expected one of: 1, 0")
         for fault in faults:
-            problems.add(where, fault)
+            problems.add(where, fault, UNLISTED)
         present = ", ".join(name for name in values if values[name] == "1")
         if faults:
             continue

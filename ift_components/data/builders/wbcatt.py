@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from ift_components.data.problems import UNLISTED, Problems
 from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import (
     ImageStore,
     OnBadRow,
-    Problems,
     Record,
     Source,
     builder,
@@ -68,7 +68,7 @@ def wbcatt(root: str, *, images: ImageStore = "embed", on_bad_row: OnBadRow = "e
                 where = f"{table.name} line {line}"
                 values, faults = SCHEMA.read(row)
                 for fault in faults:
-                    problems.add(where, fault)
+                    problems.add(where, fault, UNLISTED)
                 image = find_image(folder, row["path"], where, problems)
                 if image and not faults:
                     yield Record(id=row["path"], split=split, image=image, where=where, values=values)

@@ -1,8 +1,9 @@
 """Prepared data in the formats that other tools read."""
 
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ift_components.data.exports.chat import export_llama_factory, export_ms_swift
@@ -22,6 +23,8 @@ FORMATS: dict[str, Callable[[Job], None]] = {
     "llama_factory": export_llama_factory,
     "ms_swift": export_ms_swift,
 }
+
+_STAMP = ".export.json"  # what was exported: a rerun finds that nothing is left to do
 
 
 @dataclass
@@ -68,11 +71,25 @@ def export(folder: str | Path, options: ExportOptions) -> Path:
     folder = Path(folder).expanduser().absolute()
     manifest = read_manifest(folder)
     default = folder.with_name(f"{folder.name}-{options.format}")
-    out = require_new_folder(Path(options.output_dir or default).expanduser().absolute(), "export.output_dir")
-    shutil.rmtree(partial_folder(out), ignore_errors=True)
+    out = Path(options.output_dir or default).expanduser().absolute()
+    stamp = json.dumps(
+        {"of": str(folder), "fingerprint": manifest["fingerprint"], **asdict(options), "output_dir": str(out)}
+    )
+    if (out / _STAMP).is_file() and (out / _STAMP).read_text() == stamp:
+        print(f"{out}: exported already, nothing to do")
+        return out
+    require_new_folder(out, "export.output_dir")
+    partial = partial_folder(out)
+    shutil.rmtree(partial, ignore_errors=True)
     try:
+        if manifest["private"]:
+            partial.mkdir(parents=True)
+            partial.chmod(0o700)
         with complete_folder(out) as temporary:
             FORMATS[options.format](Job(folder, manifest, temporary, out, options.instruction))
+            (temporary / _STAMP).write_text(stamp)
+            for path in temporary.rglob("*") if manifest["private"] else ():
+                path.chmod(0o700 if path.is_dir() else 0o600)
     except OSError as error:
         raise DataError(f"export.output_dir: {out} cannot be written: {error.strerror}") from error
     return out

@@ -30,11 +30,12 @@ def export_llama_factory(job: Job) -> None:
 
 
 def export_ms_swift(job: Job) -> None:
-    """Write `SPLIT.jsonl` for each split and `images/`; the images' paths are relative to the folder."""
+    """Write `SPLIT.jsonl` for each split and `images/`; the images' paths are absolute, so that any folder will do."""
     files = ImageFiles(job.out / "images")
     for split in job.filled("reports"):
         with (job.out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             for sample in _samples(job, split, files):
+                sample["images"] = [str(job.final / path) for path in sample["images"]]
                 file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 

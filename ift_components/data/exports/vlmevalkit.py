@@ -4,15 +4,12 @@ import base64
 import csv
 from pathlib import Path
 
+import pandas as pd
+
 from ift_components.data.exports.common import Job, choices, image_bytes
 from ift_components.data.mcq import LETTERS
 from ift_components.errors import DataError
 
-# Words that the kit's table reader (pandas) takes for a missing cell.
-MISSING = {
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
-}  # fmt: skip
 SPECIAL = ("MMT", "MMMU", "MMSci", "MMVP")  # the kit treats sets with these in their names in other ways
 
 
@@ -40,22 +37,22 @@ def _write(folder: Path, split: str, path: Path) -> None:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["index", "image", "question", *letters, "answer", "category", "split"])
         for index, row in enumerate(choices(folder, split)):
-            for text in row["options"]:
-                _check(text, row["id"])
-            known = first.setdefault(row["image_id"], index)
-            image = base64.b64encode(image_bytes(row["image"])).decode() if known == index else str(known)
+            shown_at = first.setdefault(row["image_id"], index)
+            image = base64.b64encode(image_bytes(row["image"])).decode() if shown_at == index else str(shown_at)
             options = row["options"] + [""] * (widest - len(row["options"]))
             answer = LETTERS[row["answer"]]
             writer.writerow([index, image, row["question"], *options, answer, row["attribute"], split])
+    _check(folder, split, path, letters)
 
 
-def _check(text: str, question: str) -> None:
-    if text in MISSING:
-        raise DataError(
-            f"question '{question}': VLMEvalKit reads the option '{text}' as missing; give it another wording"
-        )
-    try:
-        float(text)
-    except ValueError:
-        return
-    raise DataError(f"question '{question}': VLMEvalKit reads the option '{text}' as a number; give it another wording")
+def _check(folder: Path, split: str, path: Path, letters: list[str]) -> None:
+    """Read the options back as the kit does; pandas may take a word for a missing cell or a column for numbers."""
+    table = pd.read_csv(path, sep="\t", usecols=letters)
+    for row, (_, cells) in zip(choices(folder, split), table.iterrows(), strict=True):
+        for letter, text in zip(letters, row["options"], strict=False):
+            cell = cells[letter]
+            if pd.isna(cell) or str(cell) != text:
+                what = "missing" if pd.isna(cell) else f"'{cell}'"
+                raise DataError(
+                    f"question '{row['id']}': VLMEvalKit reads the option '{text}' as {what}; give it another wording"
+                )
