@@ -286,8 +286,8 @@ class TrainingRun:
             "parameters": sum(p.numel() for p in parameters),
             "trained_parameters": {part: sum(p.numel() for p in group) for part, group in self.trainer.groups.items()},
             "tuning": {
-                part: {"method": how.method, "lr": how.lr, **how.arguments, "saved_share": how.share}
-                for part, how in self.stage.tuning.items()
+                part: {**entry, "saved_share": self.stage.tuning[part].share}
+                for part, entry in self.stage.tuning.as_dict().items()
             },
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,

@@ -15,6 +15,7 @@ from torchtune.training import OffloadActivations
 from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
+from ift_components.models.adapters import added_to_device, initialise_added
 from ift_components.models.blend import blend
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
@@ -56,6 +57,8 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
         shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload)
     if checkpoint is not None:
         fill(model, checkpoint, world.device, weights_on=torch.device("cpu") if cfg.cpu_offload else world.device)
+    added_to_device(model, world.device)
+    initialise_added(model, cfg.seed)
     return module.train()
 
 
