@@ -4,8 +4,8 @@ A folder holds `adapter_config.json` and `adapter_model.safetensors` as peft wri
 `peft.PeftModel.from_pretrained` loads LoRA, DoRA and (IA)3; parts trained in full are in the same file, their modules named in
 `modules_to_save`. A layer inside such a module is saved merged with its adapter. `ift_adapter.json` names the base by its hash.
 
-Virtual tokens have no place in peft's Mllama: with them the config's `peft_type` is `IFT`, which peft refuses, and their keys are
-`prompt.<module of this package's model>.<keys|values|vectors>`, [p, kv heads, head dim] or [p, d].
+Virtual tokens have no place in peft's Mllama: with them the config's `peft_type` is `IFT`, which peft refuses, and their keys
+are `prompt.<module of this package's model>.<keys|values|vectors>`, [p, kv heads, head dim] or [p, d].
 """
 
 import json
@@ -23,15 +23,22 @@ from torch.distributed.tensor import DTensor
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.errors import ConfigError
-from ift_components.files import complete_folder, partial_folder, sha256, write_json
+from ift_components.files import complete_folder, partial_folder, sha256, write_json, write_text
 from ift_components.models.adapters import AdaptedLinear, LowRank, Scaling, is_added, linear_layers, replace_layer
 from ift_components.models.blend import blend
-from ift_components.models.hf_layout import checkpoint_files, hf_config, hf_to_tune, read_weights, tune_to_hf
+from ift_components.models.hf_layout import (
+    checkpoint_files,
+    hf_to_tune,
+    older_name,
+    read_weights,
+    tune_to_hf,
+)
+from ift_components.models.hf_names import HFNames, newer_name, state_name
+from ift_components.models.model_card import base_name
 from ift_components.models.parts import PARTS, part_of
 from ift_components.models.prompts_by_layer import (
     LayerPrompt,
     Prefix,
-    TrainedPrefix,
     prefix_of,
     prompt_attention,
     prompted_layers,
@@ -41,57 +48,11 @@ from ift_components.models.trainable import Tuning
 WEIGHTS, CONFIG, FACTS = "adapter_model.safetensors", "adapter_config.json", "ift_adapter.json"
 _FORMAT = 1
 _PEFT_PREFIX = "base_model.model."
-_EMBEDDINGS = ("decoder.tok_embeddings.weight", "decoder.tok_embeddings.fusion_embedding.weight")
-_OLD_AND_NEW = (
-    ("language_model.lm_head.", "lm_head."),
-    ("language_model.model.", "model.language_model."),
-    ("vision_model.", "model.vision_model."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-)
 
 
 def base_hash(folder: Path) -> str:
     """Return the SHA-256 that names a checkpoint: over the hashes of its weight files, in order."""
     return new_sha256("".join(sha256(path) for path in checkpoint_files(folder)).encode()).hexdigest()
-
-
-def _new_name(key: str) -> str:
-    return next((new + key.removeprefix(old) for old, new in _OLD_AND_NEW if key.startswith(old)), key)
-
-
-def _old_name(key: str) -> str:
-    return next((old + key.removeprefix(new) for old, new in _OLD_AND_NEW if key.startswith(new)), key)
-
-
-class HFNames:
-    """Where a model's parameters are in transformers' Mllama.
-
-    Args:
-        model: the model.
-    """
-
-    def __init__(self, model: DeepFusionModel) -> None:
-        self.config = hf_config(model)
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items() if not is_added(name)}
-        self.of: dict[str, str] = {}
-        """Name in this package's model to name in transformers'; both halves of the embedding have one there."""
-        for name, shape in shapes.items():
-            pair = _EMBEDDINGS if name in _EMBEDDINGS else (name,)
-            empty = {other: torch.empty(shapes[other], device="meta") for other in pair}
-            (key,) = tune_to_hf(empty, self.config)
-            self.of[name] = _new_name(key)
-        self._shapes = shapes
-
-    def module(self, name: str) -> str:
-        """Return the module in transformers' model of a linear layer here."""
-        return self.of[f"{name}.weight"].removesuffix(".weight")
-
-    def rows(self, name: str) -> Tensor:
-        """Return, [out], which row of a linear layer's weight here is each row in transformers' (rotary layers differ)."""
-        out, into = self._shapes[f"{name}.weight"]
-        numbered = torch.arange(out, dtype=torch.int32).unsqueeze(1).expand(out, into)
-        (rows,) = tune_to_hf({f"{name}.weight": numbered}, self.config).values()
-        return rows[:, 0].long()
 
 
 def _whole_modules(names: HFNames, full_parts: set[str]) -> list[str]:
@@ -105,11 +66,7 @@ def _is_inside(key: str, modules: list[str]) -> bool:
 
 
 def _adapted(model: nn.Module) -> dict[str, AdaptedLinear]:
-    return {
-        name.replace("_checkpoint_wrapped_module.", ""): module
-        for name, module in model.named_modules()
-        if isinstance(module, AdaptedLinear)
-    }
+    return {state_name(name): module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
 
 
 def _gather(value: Tensor) -> Tensor:
@@ -130,9 +87,9 @@ def merged_weights(model: DeepFusionModel, weights: Iterator[tuple[str, Tensor]]
         if layer is None:
             yield name, tensor
         elif kind == "weight":
-            yield name, layer.adapter.merged(tensor, None)[0]
+            yield name, layer.adapter.merge_weight(tensor)
         else:
-            yield name, layer.adapter.merged(torch.zeros(1, 1), tensor)[1]
+            yield name, layer.adapter.merge_bias(tensor)
 
 
 def _added_tensors(names: HFNames, layers: Mapping[str, AdaptedLinear]) -> dict[str, Tensor]:
@@ -200,6 +157,7 @@ def save_adapter(
     base: Path,
     *,
     dtype: torch.dtype,
+    card: str | None = None,
     is_main: bool = True,
 ) -> None:
     """Write an adapter folder; it appears complete or not at all.
@@ -210,6 +168,7 @@ def save_adapter(
         tuning: how its parts were trained; parts set back to their start in full are not saved.
         base: the checkpoint that training started from.
         dtype: type of parts saved in full; adapters are fp32.
+        card: text of the folder's `README.md`.
         is_main: whether this process writes.
     """
     names = HFNames(model)
@@ -231,7 +190,7 @@ def save_adapter(
         weights |= dict(blend(start, weights, shares))
     merged = dict(merged_weights(model, iter(weights.items())))
     tensors = {
-        _PEFT_PREFIX + _new_name(key): value.to(dtype).contiguous()
+        _PEFT_PREFIX + newer_name(key): value.to(dtype).contiguous()
         for key, value in tune_to_hf(merged, names.config).items()
     }
     layers = {name: layer for name, layer in layers.items() if not _is_inside(names.module(name), whole)}
@@ -239,10 +198,12 @@ def save_adapter(
     shutil.rmtree(partial_folder(folder), ignore_errors=True)  # what an earlier run left when it was killed
     with complete_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        config = _peft_config(names, layers, whole, str(base), has_prompts=bool(prompts))
+        config = _peft_config(names, layers, whole, base_name(base), has_prompts=bool(prompts))
         write_json(temporary / CONFIG, config)
-        facts = {"format": _FORMAT, "base_sha256": base_hash(base), "tuning": tuning.as_dict(), "full_parts": sorted(full_parts)}
-        write_json(temporary / FACTS, facts)
+        facts = {"format": _FORMAT, "base_sha256": base_hash(base), "tuning": tuning.as_dict()}
+        write_json(temporary / FACTS, facts | {"full_parts": sorted(full_parts)})
+        if card is not None:
+            write_text(temporary / "README.md", card)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -253,11 +214,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     missing = [name for name in (FACTS, CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise ConfigError(f"adapter_dir: {folder} has no {missing[0]}; expected the adapter folder that ift_recipe wrote")
+        raise ConfigError(
+            f"adapter_dir: {folder} has no {missing[0]}; expected the adapter folder that ift_recipe wrote"
+        )
     facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if facts.get("format") != _FORMAT:
         raise ConfigError(f"adapter_dir: {folder} is of format {facts.get('format')}; this version reads {_FORMAT}")
     return facts
+
+
+def adapter_hash(folder: Path) -> str:
+    """Return the SHA-256 of an adapter's weights.
+
+    Raises:
+        ConfigError: if the folder is no adapter of this package's.
+    """
+    read_facts(folder)
+    return sha256(folder / WEIGHTS)
 
 
 def check_base(folder: Path, base: Path) -> None:
@@ -350,7 +323,7 @@ def _load_whole(model: DeepFusionModel, names: HFNames, tensors: dict[str, Tenso
     if unknown:
         raise ConfigError(f"adapter_dir: {folder} holds {unknown[0]}, which the model has no place for")
     for key, value in tensors.items():
-        for name, tensor in hf_to_tune({_old_name(key.removeprefix(_PEFT_PREFIX)): value}, names.config).items():
+        for name, tensor in hf_to_tune({older_name(key.removeprefix(_PEFT_PREFIX)): value}, names.config).items():
             if parameters[name].shape != tensor.shape:
                 shapes = f"{list(tensor.shape)} and the model's {list(parameters[name].shape)}"
                 raise ConfigError(f"adapter_dir: {folder}: {name} is {shapes}; the adapter is of another model")

@@ -1,7 +1,7 @@
 """Small trained parameters inside a frozen linear layer: LoRA, DoRA and (IA)3.
 
-torchtune's LoRA modules assume one dtype for base and adapter, peft's rename the base weights, on which checkpoints, sharding and
-compilation rest. Here a linear layer keeps its weight's name, frozen in whatever dtype (NF4 too), and gets a child module
+torchtune's LoRA modules assume one dtype for base and adapter, peft's rename the base weights, on which checkpoints, sharding
+and compilation rest. Here a linear layer keeps its weight's name, frozen in whatever dtype (NF4 too), and gets a child module
 `adapter`, whose parameters are in fp32 and take part in the compute dtype. Saved files are peft's (`adapter_files.py`).
 """
 
@@ -88,12 +88,16 @@ class LowRank(nn.Module):
         out = (F.linear(x, weight) + update) * (self.magnitude / norm).to(x.dtype)
         return out if bias is None else out + bias
 
-    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in fp32 of the plain layer that does the same."""
+    def merge_weight(self, weight: Tensor) -> Tensor:
+        """Return the weight in fp32 of the plain layer that does the same."""
         total = weight.float() + self._update().to(weight.device)
         if self.magnitude is not None:
             total *= (self.magnitude.to(weight.device) / torch.linalg.norm(total, dim=1)).unsqueeze(1)
-        return total, bias
+        return total
+
+    def merge_bias(self, bias: Tensor) -> Tensor:
+        """Return the bias of the plain layer that does the same."""
+        return bias
 
 
 class Scaling(nn.Module):
@@ -120,12 +124,14 @@ class Scaling(nn.Module):
         scale = self.scale.to(x.dtype)
         return F.linear(x * scale, weight, bias) if self.inputs else F.linear(x, weight, bias) * scale
 
-    def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in fp32 of the plain layer that does the same."""
+    def merge_weight(self, weight: Tensor) -> Tensor:
+        """Return the weight in fp32 of the plain layer that does the same."""
         scale = self.scale.to(weight.device)
-        if self.inputs:
-            return weight.float() * scale, bias
-        return weight.float() * scale.unsqueeze(1), None if bias is None else bias.float() * scale
+        return weight.float() * (scale if self.inputs else scale.unsqueeze(1))
+
+    def merge_bias(self, bias: Tensor) -> Tensor:
+        """Return the bias of the plain layer that does the same."""
+        return bias if self.inputs else bias.float() * self.scale.to(bias.device)
 
 
 class AdaptedLinear(nn.Module):

@@ -45,7 +45,14 @@ class LayerPrompt(nn.Module):
             parameter.copy_(torch.empty(parameter.shape).normal_(std=_STD, generator=generator))
 
     def attend(
-        self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]
+        self,
+        call: AttentionCall,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None,
+        options: Mapping[str, Any],
     ) -> Tensor:
         """Attend to the virtual tokens and to what the layer attends to anyway; every query sees all of them.
 

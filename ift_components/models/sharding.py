@@ -54,8 +54,8 @@ def compile_layers(model: DeepFusionModel) -> None:
 def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_offload: bool = False) -> None:
     """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
 
-    Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are. What methods have added to
-    the model is small and stays whole everywhere, in fp32; the training loop sums its gradients.
+    Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are. What methods have added
+    to the model is small and stays whole everywhere, in fp32; the training loop averages its gradients.
 
     Args:
         module: the training forward around the model, its parameters in the dtypes of `set_precision`.

@@ -41,7 +41,9 @@ def _attend(
     if real == query.shape[2]:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
     of_real = F.scaled_dot_product_attention(query[:, :, :real], key, value, dropout_p=dropout_p)
-    seen = key.shape[2] - query.shape[2] + real  # virtual tokens that a method of tuning has put in front count as real ones
+    seen = (
+        key.shape[2] - query.shape[2] + real
+    )  # virtual tokens that a method of tuning has put in front count as real ones
     of_padding = F.scaled_dot_product_attention(
         query[:, :, real:], key[:, :, :seen], value[:, :, :seen], dropout_p=dropout_p
     )

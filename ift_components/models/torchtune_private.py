@@ -42,9 +42,11 @@ class PromptedCall:
     call: AttentionCall
     attend: Callable[..., Tensor]
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, **options: Any) -> Tensor:
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
         """Attend as `AttentionCall` does."""
-        return self.attend(self.call, query, key, value, mask, options)
+        return self.attend(self.call, query, key, value, mask=mask, options=options)
 
 
 def attention_call(attention: MultiHeadAttention) -> AttentionCall:
@@ -54,7 +56,13 @@ def attention_call(attention: MultiHeadAttention) -> AttentionCall:
 
 
 def set_attention_call(attention: MultiHeadAttention, call: AttentionCall) -> None:
-    """Let an attention module attend by another function."""
+    """Let an attention module attend by another function.
+
+    Raises:
+        ValueError: if that would take virtual tokens away.
+    """
+    if isinstance(attention_call(attention), PromptedCall) and not isinstance(call, PromptedCall):
+        raise ValueError("the attention has virtual tokens, which another function would leave out")  # noqa: TRY004
     attention._attention_call = call  # noqa: SLF001
 
 

@@ -228,7 +228,7 @@ class TrainingRun:
             UserError: if it cannot be saved; the message says how to finish.
         """
         try:
-            self._save(self.folder.path if self.stage.is_warm_up else self.folder.path / "checkpoint")
+            self._save(self.folder.path / self.stage.result)
         except UserError as error:
             raise UserError(f"{error}; {self._keep_state()}") from error
 

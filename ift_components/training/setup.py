@@ -15,6 +15,7 @@ from torchtune.training import OffloadActivations
 from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
+from ift_components.models.adapter_files import gather_adapter
 from ift_components.models.adapters import added_to_device, initialise_added
 from ift_components.models.blend import blend
 from ift_components.models.build import build_model, fill
@@ -119,13 +120,15 @@ def offload_activations(world: World) -> OffloadActivations:
 
 
 def checkpoint_bytes(module: ResponseLoss, cfg: TrainSettings) -> int:
-    """Return the bytes that the weights of the final checkpoint take."""
+    """Return the bytes that the weights of the final checkpoint take, or, where that is an adapter, the trained weights."""
     width = parse_dtype(cfg.save_dtype or cfg.dtype).itemsize
+    if Tuning.parse(cfg.tuning).adapter_kinds:
+        return sum(p.numel() * p.itemsize for p in module.model.parameters() if p.requires_grad)
     return sum(tensor.numel() for tensor in module.model.state_dict().values()) * width
 
 
 def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World, card: str) -> None:
-    """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
+    """Gather the model on the main process and write it as a checkpoint in Hugging Face layout, or its adapter alone.
 
     Parts that `tuning` sets back are saved as they were in `checkpoint_dir`, or at their share of the way from there.
 
@@ -140,7 +143,12 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         UserError: if it cannot be written; nothing is left of it then.
     """
     source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    shares = {part: how.share for part, how in Tuning.parse(cfg.tuning).items()}
+    tuning, dtype = Tuning.parse(cfg.tuning), parse_dtype(cfg.save_dtype or cfg.dtype)
+    if source is not None and tuning.adapter_kinds:
+        write = gather_adapter(module.model, tuning, source, dtype=dtype, card=card, is_main=world.is_main)
+        on_main(world, lambda: write(folder))
+        return
+    shares = {part: how.share for part, how in tuning.items()}
     # Every process gathers every tensor in the same order, one at a time; the main process alone keeps it until its file is
     # written, so that no host ever holds the whole model.
     whole = _WholeTensors(module.model)
@@ -156,7 +164,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
                 folder,
                 weights,
                 hf_config(module.model),
-                dtype=parse_dtype(cfg.save_dtype or cfg.dtype),
+                dtype=dtype,
                 source=source,
                 transform=instantiate(cfg.tokenizer, "tokenizer"),
                 tile_padding=cfg.tile_padding,
