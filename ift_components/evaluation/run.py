@@ -28,7 +28,7 @@ from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.evaluation.tasks import TASKS, score_all
 from ift_components.files import sha256, write_json
-from ift_components.models.adapter_files import adapter_hash, load_adapter
+from ift_components.models.adapter_reader import adapter_hash, load_adapter
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import load_proxy

@@ -43,6 +43,7 @@ from ift_components.training.setup import (
     checkpoint_bytes,
     offload_activations,
     parameter_groups,
+    trained_share,
     write_checkpoint,
 )
 
@@ -193,6 +194,8 @@ class TrainingRun:
         cfg, trainer = self.cfg, self.trainer
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop", True))
         try:
+            if self.world.is_main:
+                print(trained_share(trainer.module, self.stage.tuning, trainer.groups))
             with self.recorder as recorder:
                 self.world.barrier()  # every process has seen what the folder holds
                 self.folder.start()

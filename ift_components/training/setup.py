@@ -1,7 +1,7 @@
 """From a config to the objects of a run: model, proxy, data and optimizer."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
 from ift_components.models.adapter_files import gather_adapter
-from ift_components.models.adapters import added_to_device, initialise_added
+from ift_components.models.adapters import added_to_device, initialise_added, is_added
 from ift_components.models.blend import blend
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
@@ -93,6 +93,18 @@ def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> di
         if parameter.requires_grad:
             groups[part_of(name)].append(parameter)
     return {part: parameters for part, parameters in groups.items() if parameters}
+
+
+def trained_share(module: ResponseLoss, tuning: Tuning, groups: Mapping[str, Sequence[nn.Parameter]]) -> str:
+    """Return a line that says how many parameters are trained, by part and as a share of the model's."""
+    model = module.model
+    parts = {part: sum(p.numel() for p in group) for part, group in groups.items()}
+    base = sum(p.numel() for name, p in model.named_parameters() if not is_added(name))
+    total = sum(count for part, count in parts.items() if part != "proxy")
+    listed = [
+        f"{part} {tuning[part].method if part in PARTS else ''} {n:,}".replace("  ", " ") for part, n in parts.items()
+    ]
+    return f"trained: {', '.join(listed)}; {100 * total / base:.3f} % of the model's {base:,} parameters"
 
 
 def build_optimizer(cfg: TrainSettings, tuning: Tuning, groups: dict[str, list[nn.Parameter]]) -> Optimizer:

@@ -10,7 +10,8 @@ from peft import PeftConfig, PeftModel
 
 from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
-from ift_components.models.adapter_files import load_adapter, save_adapter
+from ift_components.models.adapter_files import save_adapter
+from ift_components.models.adapter_reader import load_adapter
 from ift_components.models.adapters import added_parameters, initialise_added
 from ift_components.models.forward import embed_tokens, encode_images, run_decoder
 from ift_components.models.hf_layout import hf_config, load_weights, save_checkpoint

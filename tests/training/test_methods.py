@@ -10,7 +10,7 @@ from ift_components.data.prompts import Slots, Text, prompt_tokens, response_tok
 from ift_components.errors import ConfigError
 from ift_components.evaluation.engine import Engine
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
-from ift_components.models.adapter_files import load_adapter
+from ift_components.models.adapter_reader import load_adapter
 from ift_components.models.adapters import initialise_added
 from ift_components.models.build import build_for_inference
 from ift_components.models.forward import Batch, ResponseLoss
@@ -242,3 +242,50 @@ def test_packed_responses_and_slots_go_through_the_prefix():
         packed = loss(collate([Sample("p", prompt, answers, picture)], transform), proxy)
         alone = sum(loss(collate([Sample("a", prompt, [answer], picture)], transform), proxy) for answer in answers)
     assert float(packed) == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_share_of_trained_parameters_is_printed(train, capsys):
+    tuning, counts = CASES["lora"]
+    train(tuning, "max_steps=1")
+    total = sum(p.numel() for p in tiny_llama3_2_vision().parameters())
+    trained = ", ".join(f"{part} lora {count:,}" for part, count in counts.items())
+    share = 100 * sum(counts.values()) / total
+    assert (
+        f"trained: proxy 1,024, {trained}; {share:.3f} % of the model's {total:,} parameters" in capsys.readouterr().out
+    )
+
+
+MIX = {"encoder": "dora", "fusion": "full", "decoder": {"method": "dora", "targets": ["q_proj", "w2"]}}
+
+
+def step_losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        (["dtype=bf16"], 3e-2),
+        (["activation_checkpointing=true"], 1e-5),
+        (["cpu_offload=true"], 1e-5),
+        pytest.param(["compile=true"], 1e-4, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("tuning", [MIX, CASES["ptuning_v2"][0] | {"decoder": "prefix"}])
+def test_option_keeps_the_losses(train, tmp_path, tuning, options, tolerance):
+    train(tuning, name="plain")
+    made = train(tuning, *options, name="option")
+    assert step_losses(tmp_path / "option") == pytest.approx(step_losses(tmp_path / "plain"), rel=tolerance)
+    dtypes = {p.dtype for group in made.trainer.groups.values() for p in group}
+    assert dtypes == {torch.float32}
+
+
+def test_two_processes_train_as_one(tune, prepared, train, tmp_path):
+    tuning = {"encoder": "dora", "fusion": "full", "decoder": {"method": "prefix", "tokens": 3}}
+    train(tuning, name="alone")
+    options = [f"data={prepared}", "num_workers=0", *OPTIONS[1:], node(tuning), f"output_dir={tmp_path / 'two'}"]
+    tune("--nproc_per_node", "2", "ift_recipe", "--config", "tiny_ift.yaml", *options, "batch_size=1", cwd=tmp_path)
+    assert step_losses(tmp_path / "two") == pytest.approx(step_losses(tmp_path / "alone"), rel=1e-5)
+    alone, two = load(tmp_path / "alone" / "adapter"), load(tmp_path / "two" / "adapter")
+    for (name, one), other in zip(alone.named_parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=2e-3, msg=name)
