@@ -28,6 +28,7 @@ from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.evaluation.tasks import TASKS, score_all
 from ift_components.files import sha256, write_json
+from ift_components.models.adapter_reader import adapter_hash, load_adapter
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.proxy import load_proxy
@@ -53,6 +54,8 @@ def _read_proxy(path: Path, dim: int) -> Tensor:
 def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | None]) -> OwnPredictor:
     model = build_for_inference(cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype))
     set_tile_padding(model, cfg.tile_padding)
+    if cfg.adapter_dir is not None:
+        load_adapter(model, Path(cfg.adapter_dir), Path(str(cfg.checkpoint_dir)))
     proxy = _read_proxy(Path(cfg.report.proxy), model.decoder.output.in_features) if cfg.report.proxy else None
     return OwnPredictor(
         model,
@@ -181,6 +184,8 @@ class Evaluation:
         else:
             name = "own engine" if self.cfg.checkpoint_dir else "own engine, random weights"
             self._identity = {"predictor": name, "sha256": checkpoint_hash(self.cfg.checkpoint_dir)}
+            if self.cfg.adapter_dir is not None:
+                self._identity["adapter_sha256"] = adapter_hash(Path(self.cfg.adapter_dir))
 
     def _fingerprint(self) -> dict[str, Any]:
         decisive = {key: value for key, value in self._config().items() if key not in _NO_MATTER}

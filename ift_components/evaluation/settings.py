@@ -63,6 +63,7 @@ class EvalSettings:
             temperature, top_p and seed are.
         model: component that builds the model.
         checkpoint_dir: checkpoint in Hugging Face layout; null keeps the builder's random weights.
+        adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`; null evaluates the checkpoint alone.
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
@@ -93,6 +94,7 @@ class EvalSettings:
     predictor: dict[str, Any] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     checkpoint_dir: str | None = None
+    adapter_dir: str | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
     tile_padding: str = "none"
     scoring: str = "generate"
@@ -143,6 +145,8 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(f"max_unanswered: {cfg.max_unanswered} is below 0")
     if cfg.free.path is not None and not cfg.free.images:
         raise ConfigError("free.images: give the folder of the images of free.path")
+    if cfg.adapter_dir is not None and cfg.checkpoint_dir is None:
+        raise ConfigError("checkpoint_dir: give the checkpoint that the adapter of adapter_dir was trained on")
     if cfg.report.instruction and cfg.report.proxy:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
@@ -164,9 +168,8 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    foreign = [
-        key for key in ("checkpoint_dir", "scoring", "tile_padding") if getattr(cfg, key) != getattr(defaults, key)
-    ]
+    own = ("checkpoint_dir", "adapter_dir", "scoring", "tile_padding")
+    foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):
         if key in (cfg.predictor or {}):

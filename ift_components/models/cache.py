@@ -12,6 +12,8 @@ from torch import Tensor
 from torchtune.modules import MultiHeadAttention, TransformerDecoder
 from torchtune.modules.model_fusion import FusionLayer
 
+from ift_components.models.prompts_by_layer import prefix_of
+
 
 class ImageKeysValues:
     """The keys and values of m images in one cross-attention layer; filled by the first pass, then read.
@@ -73,6 +75,8 @@ class DecoderCache:
     def __init__(
         self, decoder: TransformerDecoder, images: Sequence[ImageKeysValues], rows: int, capacity: int, like: Tensor
     ) -> None:
+        prefix = prefix_of(decoder)
+        self._virtual = 0 if prefix is None else prefix.tokens
         self._text: list[tuple[MultiHeadAttention, TextKeysValues]] = []
         self._images: list[tuple[MultiHeadAttention, ImageKeysValues]] = []
         waiting = iter(images)
@@ -82,12 +86,17 @@ class DecoderCache:
                 language_layer = layer.layer
                 self._images.append((layer.fusion_layer.attn, next(waiting)))
             attention = language_layer.attn
-            self._text.append((attention, TextKeysValues(rows, capacity, attention, like)))
+            self._text.append((attention, TextKeysValues(rows, self._virtual + capacity, attention, like)))
 
     @property
     def length(self) -> int:
-        """Tokens fed to every row, padding included."""
-        return self._text[0][1].size
+        """Tokens fed to every row, padding included, virtual tokens of the decoder's prefix not."""
+        return max(0, self._text[0][1].size - self._virtual)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been fed yet."""
+        return self._text[0][1].size == 0
 
     @property
     def holds_images(self) -> bool:
@@ -97,7 +106,7 @@ class DecoderCache:
     def rewind(self, length: int) -> None:
         """Forget all tokens but the first `length` of each row."""
         for _, held in self._text:
-            held.size = min(held.size, length)
+            held.size = min(held.size, self._virtual + length)
 
     @contextmanager
     def plugged_in(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from torchtune.modules import TransformerCrossAttentionLayer, TransformerDecoder
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.models.cache import DecoderCache
+from ift_components.models.prompts_by_layer import DecoderInput, with_prefix
 from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
 
 
@@ -40,7 +41,7 @@ class Recorder(Protocol):
         Args:
             layer: the attention module's name, such as `decoder.layers.3.fusion_layer.attn`.
             query: [b, heads, s, head dim]; in cross-attention [m, heads, rows of an image * s, head dim].
-            key: [b, heads, keys, head dim].
+            key: [b, heads, keys, head dim]; virtual tokens that tuning has added come first.
             value: likewise.
             mask: [b, s, keys], True where a query attends to a key, or None.
             is_causal: whether a query attends to the keys up to its own place alone.
@@ -198,7 +199,9 @@ def run_decoder(
     Returns:
         [b, s, d].
     """
-    seen = None if sees_image is None else sees_image.unsqueeze(-1)
+    inputs = DecoderInput(h, sees_image, mask, positions)
+    inputs = with_prefix(model.decoder, inputs, is_first=cache is None or cache.is_empty)
+    h, seen = inputs.h, None if inputs.sees_image is None else inputs.sees_image.unsqueeze(-1)
     image_is_cached = cache is not None and cache.holds_images
     with (
         cache.plugged_in() if cache is not None else nullcontext(),
@@ -212,13 +215,13 @@ def run_decoder(
                     fused = _attend_to_images(layer.fusion_layer, h, None if image_is_cached else image)
                     h = fused if seen is None else torch.where(seen, fused, h)
                     if recorder is not None:
-                        recorder.hidden(f"{name}.fusion_layer", h)
+                        recorder.hidden(f"{name}.fusion_layer", h[:, inputs.virtual :])
                 name = f"{name}.layer"
             # Without a mask this is causal; padding comes after every real token.
-            h = language_layer(h, mask=mask, input_pos=positions)
+            h = language_layer(h, mask=inputs.mask, input_pos=inputs.positions)
             if recorder is not None:
-                recorder.hidden(name, h)
-    return h
+                recorder.hidden(name, h[:, inputs.virtual :])
+    return h[:, inputs.virtual :]
 
 
 def _attend_to_images(layer: TransformerCrossAttentionLayer, h: Tensor, image: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.errors import ConfigError
 from ift_components.files import complete_folder, partial_folder, write_json, write_text
+from ift_components.models.adapters import is_added
 from ift_components.models.hf_files import IMAGE_LAYOUT, INDEX, write_files
 from ift_components.models.torchtune_private import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 
@@ -147,6 +148,16 @@ def _converter(
     )
 
 
+def tune_to_hf(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return weights under their (older) names in the layout, converted; both halves of the embedding come together."""
+    return _converter(llama3_vision_tune_to_hf, config)(dict(weights))
+
+
+def hf_to_tune(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return weights of the layout, under their older names, as torchtune's model has them."""
+    return _converter(llama3_vision_hf_to_tune, config)(dict(weights))
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the `.safetensors` files of a checkpoint folder, in order.
 
@@ -223,7 +234,7 @@ def load_weights(model: DeepFusionModel, folder: Path) -> None:
             weight is counted and the first is named.
     """
     config = read_config(folder)
-    parameters = model.state_dict()
+    parameters = {name: tensor for name, tensor in model.state_dict().items() if not is_added(name)}
     unread: list[str] = []
     problems: list[str] = []
     seen = set()

@@ -12,6 +12,7 @@ from torchtune.modules import TransformerCrossAttentionLayer, TransformerSelfAtt
 from torchtune.modules.model_fusion import DeepFusionModel, FusionEmbedding
 from torchtune.training import set_activation_checkpointing
 
+from ift_components.models.adapters import added_parameters
 from ift_components.models.forward import ResponseLoss
 
 
@@ -53,7 +54,8 @@ def compile_layers(model: DeepFusionModel) -> None:
 def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_offload: bool = False) -> None:
     """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
 
-    Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are.
+    Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are. What methods have added
+    to the model is small and stays whole everywhere, in fp32; the training loop averages its gradients.
 
     Args:
         module: the training forward around the model, its parameters in the dtypes of `set_precision`.
@@ -68,9 +70,11 @@ def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_off
     if cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     units = [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection, module]
+    ignored = set(added_parameters(module))
     if mesh.shape[-1] == 1 and not cpu_offload:
         # Gathering a frozen weight would only copy it.
-        options["ignored_params"] = {p for p in module.parameters() if not p.requires_grad}
-        units = [unit for unit in units if any(p.requires_grad for p in unit.parameters())]
+        ignored |= {p for p in module.parameters() if not p.requires_grad}
+    options["ignored_params"] = ignored
+    units = [unit for unit in units if any(p not in ignored for p in unit.parameters())]
     for unit in units:
         fully_shard(unit, **options)

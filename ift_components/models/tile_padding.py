@@ -41,8 +41,11 @@ def _attend(
     if real == query.shape[2]:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
     of_real = F.scaled_dot_product_attention(query[:, :, :real], key, value, dropout_p=dropout_p)
+    seen = (
+        key.shape[2] - query.shape[2] + real
+    )  # virtual tokens that a method of tuning has put in front count as real ones
     of_padding = F.scaled_dot_product_attention(
-        query[:, :, real:], key[:, :, :real], value[:, :, :real], dropout_p=dropout_p
+        query[:, :, real:], key[:, :, :seen], value[:, :, :seen], dropout_p=dropout_p
     )
     return torch.cat([of_real, of_padding], dim=2)
 

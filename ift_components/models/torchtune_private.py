@@ -5,6 +5,8 @@ torchtune 0.6.1 is its last release and pinned, so that these names cannot chang
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from torchtune.models.llama3._tokenizer import CL100K_PATTERN
@@ -16,6 +18,7 @@ __all__ = [
     "CL100K_PATTERN",
     "AttentionCall",
     "Llama3VisionProjectionHead",
+    "PromptedCall",
     "attention_call",
     "llama3_vision_hf_to_tune",
     "llama3_vision_tune_to_hf",
@@ -27,6 +30,25 @@ AttentionCall = Callable[..., Tensor]
 """Called as `(query, key, value, mask=, dropout_p=, is_causal=)` on [b, heads, s, head dim], mask [b, s, s] or None."""
 
 
+@dataclass(frozen=True)
+class PromptedCall:
+    """An attention function that puts virtual tokens in front of what another one attends to.
+
+    Attributes:
+        call: the other one.
+        attend: takes it, query, key, value, mask and its further options.
+    """
+
+    call: AttentionCall
+    attend: Callable[..., Tensor]
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Attend as `AttentionCall` does."""
+        return self.attend(self.call, query, key, value, mask=mask, options=options)
+
+
 def attention_call(attention: MultiHeadAttention) -> AttentionCall:
     """Return the function by which an attention module attends."""
     call: AttentionCall = attention._attention_call  # noqa: SLF001
@@ -34,13 +56,19 @@ def attention_call(attention: MultiHeadAttention) -> AttentionCall:
 
 
 def set_attention_call(attention: MultiHeadAttention, call: AttentionCall) -> None:
-    """Let an attention module attend by another function."""
+    """Let an attention module attend by another function.
+
+    Raises:
+        ValueError: if that would take virtual tokens away.
+    """
+    if isinstance(attention_call(attention), PromptedCall) and not isinstance(call, PromptedCall):
+        raise ValueError("the attention has virtual tokens, which another function would leave out")  # noqa: TRY004
     attention._attention_call = call  # noqa: SLF001
 
 
 @contextmanager
 def replaced_attention_calls(model: nn.Module, wrap: Callable[[str, AttentionCall], AttentionCall]) -> Iterator[None]:
-    """Wrap the attention function of every attention module while the context lasts.
+    """Wrap the attention function of every attention module while the context lasts; virtual tokens stay outside of it.
 
     Args:
         model: the model.
@@ -50,7 +78,10 @@ def replaced_attention_calls(model: nn.Module, wrap: Callable[[str, AttentionCal
     before = [(module, attention_call(module)) for _, module in modules]
     try:
         for (name, module), (_, call) in zip(modules, before, strict=True):
-            set_attention_call(module, wrap(name, call))
+            if isinstance(call, PromptedCall):
+                set_attention_call(module, replace(call, call=wrap(name, call.call)))
+            else:
+                set_attention_call(module, wrap(name, call))
         yield
     finally:
         for module, call in before:

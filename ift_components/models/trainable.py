@@ -9,34 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from torch import nn
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.errors import ConfigError
+from ift_components.models import adapters, prompts_by_layer
+from ift_components.models.parts import PARTS, part_of, part_parameters
 
-PARTS = ("encoder", "fusion", "decoder")
+__all__ = [
+    "FINE_TUNING", "FROZEN", "METHODS", "PARTS", "WARM_UP", "Method", "PartTuning", "Tuning", "apply_tuning", "part_of",
+    "part_parameters",
+]  # fmt: skip
+
 FROZEN = "frozen"
-
-
-def part_of(parameter_name: str) -> str:
-    """Return the part of the model that a parameter belongs to: `encoder`, `fusion` or `decoder`.
-
-    Args:
-        parameter_name: its name in the model. The projection head belongs to `fusion`, as in torchtune.
-    """
-    if parameter_name.startswith("encoder.clip."):
-        return "encoder"
-    fusion = (
-        parameter_name.startswith("encoder.")
-        or "fusion_layer" in parameter_name
-        or "fusion_embedding" in parameter_name
-    )
-    return "fusion" if fusion else "decoder"
-
-
-def part_parameters(model: nn.Module, part: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the (name, parameter) pairs of a part of the model."""
-    return ((name, parameter) for name, parameter in model.named_parameters() if part_of(name) == part)
 
 
 @dataclass(frozen=True)
@@ -51,6 +35,11 @@ class PartTuning:
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """The method's own arguments."""
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base's own weights are trained."""
+        return self.method != FROZEN and METHODS[self.method].adapter is None
 
     @property
     def share(self) -> float:
@@ -88,7 +77,11 @@ class Tuning:
         missing = [part for part in PARTS if node.get(part) is None]
         if missing:
             raise ConfigError(f"{key}.{missing[0]}: give one of {', '.join(METHODS)}")
-        return cls(**{part: _parse_part(node[part], f"{key}.{part}") for part in PARTS})
+        tuning = cls(**{part: _parse_part(node[part], f"{key}.{part}") for part in PARTS})
+        kinds = sorted(tuning.adapter_kinds - {"prompts"})
+        if len(kinds) > 1:
+            raise ConfigError(f"{key}: {' and '.join(kinds)} do not go into one adapter; use one of them for all parts")
+        return tuning
 
     def items(self) -> Iterator[tuple[str, PartTuning]]:
         """Yield (part, how it is trained) in the order of `PARTS`."""
@@ -98,6 +91,15 @@ class Tuning:
         """Return how a part is trained."""
         how: PartTuning = getattr(self, part)
         return how
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return what `parse` reads."""
+        return {part: {"method": how.method, "lr": how.lr, **how.arguments} for part, how in self.items()}
+
+    @property
+    def adapter_kinds(self) -> set[str]:
+        """Kinds of adapters that the parts are given; without any, the whole model is saved."""
+        return {kind for _, how in self.items() if (kind := METHODS[how.method].adapter) is not None}
 
     @property
     def is_frozen(self) -> bool:
@@ -138,13 +140,11 @@ class Method:
     check: Callable[[Mapping[str, Any], str], None]
     """Takes the arguments and the section's key; raises `ConfigError` if they are wrong."""
 
+    adapter: str | None = None
+    """Kind of adapter that is saved beside its base, if the method adds one; None trains the base's own weights."""
+
     share: Callable[[Mapping[str, Any]], float] = lambda arguments: 1.0  # noqa: ARG005
     """Takes the arguments; returns the share of the way from start to trained weights that a saved checkpoint keeps."""
-
-
-def _no_arguments(arguments: Mapping[str, Any], key: str) -> None:
-    if arguments:
-        raise ConfigError(f"{key}.{next(iter(arguments))}: the method takes no such argument")
 
 
 def _train_all(model: DeepFusionModel, part: str, arguments: Mapping[str, Any]) -> None:  # noqa: ARG001
@@ -158,17 +158,22 @@ def _train_none(model: DeepFusionModel, part: str, arguments: Mapping[str, Any])
 
 
 def _check_share(arguments: Mapping[str, Any], key: str) -> None:
-    _no_arguments({name: value for name, value in arguments.items() if name != "keep"}, key)
+    adapters.refuse_unknown(arguments, key, "keep")
     share = arguments.get("keep", 0.0)
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ConfigError(f"{key}.keep: {share} is not a number from 0 (set back to the start) to 1 (as trained)")
 
 
 METHODS: dict[str, Method] = {
-    FROZEN: Method(_train_none, _no_arguments),
-    "full": Method(_train_all, _no_arguments),
+    FROZEN: Method(_train_none, adapters.refuse_unknown),
+    "full": Method(_train_all, adapters.refuse_unknown),
+    "lora": Method(adapters.add_lora, adapters.check_low_rank, adapter="lora"),
+    "dora": Method(adapters.add_dora, adapters.check_low_rank, adapter="dora"),
+    "ia3": Method(adapters.add_ia3, adapters.check_ia3, adapter="ia3"),
+    "prefix": Method(prompts_by_layer.add_prefix, prompts_by_layer.check_prefix, adapter="prompts"),
+    "ptuning_v2": Method(prompts_by_layer.add_ptuning_v2, prompts_by_layer.check_ptuning_v2, adapter="prompts"),
     # Trained in full and set back in the saved checkpoint: it helps the others to learn and is thrown away, as the proxy is.
-    "scaffold": Method(_train_all, _check_share, lambda arguments: float(arguments.get("keep", 0.0))),
+    "scaffold": Method(_train_all, _check_share, share=lambda arguments: float(arguments.get("keep", 0.0))),
 }
 
 

@@ -85,8 +85,7 @@ class Trainer:
             sums += losses.detach()
         if proxy is not None:
             proxy.collect_gradient()
-            if proxy.theta.grad is not None:
-                proxy.theta.grad = world.sum(proxy.theta.grad) / world.size
+        self._average_whole_gradients()
         norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
         by_part = torch.stack([norm.to(world.device, torch.float64) for norm in norms.values()])
         # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
@@ -117,6 +116,19 @@ class Trainer:
         metrics |= _by_source("loss", self.sources, summed, counted)
         by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
         return metrics | rates | {"grad_norm": norm} | by_part_name
+
+    def _average_whole_gradients(self) -> None:
+        """Average over the processes the gradients of what each holds whole: proxy and adapters; FSDP has done the others."""
+        if self.world.size == 1:
+            return
+        parameters = [p for group in self.groups.values() for p in group if not isinstance(p, DTensor)]
+        if not parameters:
+            return
+        # One message for all of them; where a process's batch left one without a gradient, that is a gradient of 0.
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        averages = self.world.sum(torch.cat([g.flatten() for g in gradients])) / self.world.size
+        for parameter, average in zip(parameters, averages.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = average.view_as(parameter)
 
     def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
         self.optimizer.zero_grad(set_to_none=True)

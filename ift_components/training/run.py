@@ -43,6 +43,7 @@ from ift_components.training.setup import (
     checkpoint_bytes,
     offload_activations,
     parameter_groups,
+    trained_share,
     write_checkpoint,
 )
 
@@ -193,6 +194,8 @@ class TrainingRun:
         cfg, trainer = self.cfg, self.trainer
         previous = signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop", True))
         try:
+            if self.world.is_main:
+                print(trained_share(trainer.module, self.stage.tuning, trainer.groups))
             with self.recorder as recorder:
                 self.world.barrier()  # every process has seen what the folder holds
                 self.folder.start()
@@ -228,7 +231,7 @@ class TrainingRun:
             UserError: if it cannot be saved; the message says how to finish.
         """
         try:
-            self._save(self.folder.path if self.stage.is_warm_up else self.folder.path / "checkpoint")
+            self._save(self.folder.path / self.stage.result)
         except UserError as error:
             raise UserError(f"{error}; {self._keep_state()}") from error
 
@@ -286,8 +289,8 @@ class TrainingRun:
             "parameters": sum(p.numel() for p in parameters),
             "trained_parameters": {part: sum(p.numel() for p in group) for part, group in self.trainer.groups.items()},
             "tuning": {
-                part: {"method": how.method, "lr": how.lr, **how.arguments, "saved_share": how.share}
-                for part, how in self.stage.tuning.items()
+                part: {**entry, "saved_share": self.stage.tuning[part].share}
+                for part, entry in self.stage.tuning.as_dict().items()
             },
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,

@@ -166,7 +166,9 @@ class RunFolder:
             )
         self._origin["inputs"] = inputs
         saves = {
-            path.name for path in self.path.iterdir() if path.name == "checkpoint" or path.name.startswith("epoch_")
+            path.name
+            for path in self.path.iterdir()
+            if path.name in ("checkpoint", "adapter") or path.name.startswith("epoch_")
         }
         foreign = sorted(saves - set(self._origin["saves"]))
         if foreign:

@@ -7,7 +7,7 @@ import torch
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
-from ift_components.models.trainable import Tuning
+from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -169,6 +169,13 @@ class Stage:
         return self.tuning.is_frozen
 
     @property
+    def result(self) -> str:
+        """Name of the folder in `output_dir` that what is saved goes to; the warm-up's proxy goes to `output_dir` itself."""
+        if self.is_warm_up:
+            return ""
+        return "adapter" if self.tuning.adapter_kinds else "checkpoint"
+
+    @property
     def name(self) -> str:
         """What records call it."""
         return "warm-up" if self.is_warm_up else "fine-tuning"
@@ -227,6 +234,12 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(
             f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to the weights of checkpoint_dir, "
             "which is null; give a checkpoint, or train the part by 'full'"
+        )
+    added = [part for part, how in stage.tuning.items() if METHODS[how.method].adapter is not None]
+    if added and cfg.checkpoint_dir is None:
+        raise ConfigError(
+            f"tuning.{added[0]}: an adapter by '{stage.tuning[added[0]].method}' belongs to checkpoint_dir's weights, and that "
+            "is null; give a checkpoint"
         )
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")

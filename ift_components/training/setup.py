@@ -1,7 +1,7 @@
 """From a config to the objects of a run: model, proxy, data and optimizer."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from torchtune.training import OffloadActivations
 from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
+from ift_components.models.adapter_files import gather_adapter
+from ift_components.models.adapters import added_to_device, initialise_added, is_added
 from ift_components.models.blend import blend
 from ift_components.models.build import build_model, fill
 from ift_components.models.forward import ResponseLoss
@@ -56,6 +58,8 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
         shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload)
     if checkpoint is not None:
         fill(model, checkpoint, world.device, weights_on=torch.device("cpu") if cfg.cpu_offload else world.device)
+    added_to_device(model, world.device)
+    initialise_added(model, cfg.seed)
     return module.train()
 
 
@@ -91,6 +95,18 @@ def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> di
     return {part: parameters for part, parameters in groups.items() if parameters}
 
 
+def trained_share(module: ResponseLoss, tuning: Tuning, groups: Mapping[str, Sequence[nn.Parameter]]) -> str:
+    """Return a line that says how many parameters are trained, by part and as a share of the model's."""
+    model = module.model
+    parts = {part: sum(p.numel() for p in group) for part, group in groups.items()}
+    base = sum(p.numel() for name, p in model.named_parameters() if not is_added(name))
+    total = sum(count for part, count in parts.items() if part != "proxy")
+    listed = [
+        f"{part} {tuning[part].method if part in PARTS else ''} {n:,}".replace("  ", " ") for part, n in parts.items()
+    ]
+    return f"trained: {', '.join(listed)}; {100 * total / base:.3f} % of the model's {base:,} parameters"
+
+
 def build_optimizer(cfg: TrainSettings, tuning: Tuning, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
     """Build the optimizer, one parameter group a part, each with its own learning rate if the config gives one."""
     lr = {"proxy": cfg.proxy.lr, **{part: how.lr for part, how in tuning.items()}}
@@ -116,13 +132,15 @@ def offload_activations(world: World) -> OffloadActivations:
 
 
 def checkpoint_bytes(module: ResponseLoss, cfg: TrainSettings) -> int:
-    """Return the bytes that the weights of the final checkpoint take."""
+    """Return the bytes that the weights of the final checkpoint take, or, where that is an adapter, the trained weights."""
     width = parse_dtype(cfg.save_dtype or cfg.dtype).itemsize
+    if Tuning.parse(cfg.tuning).adapter_kinds:
+        return sum(p.numel() * p.itemsize for p in module.model.parameters() if p.requires_grad)
     return sum(tensor.numel() for tensor in module.model.state_dict().values()) * width
 
 
 def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, world: World, card: str) -> None:
-    """Gather the model on the main process and write it as a checkpoint in Hugging Face layout.
+    """Gather the model on the main process and write it as a checkpoint in Hugging Face layout, or its adapter alone.
 
     Parts that `tuning` sets back are saved as they were in `checkpoint_dir`, or at their share of the way from there.
 
@@ -137,7 +155,12 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
         UserError: if it cannot be written; nothing is left of it then.
     """
     source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    shares = {part: how.share for part, how in Tuning.parse(cfg.tuning).items()}
+    tuning, dtype = Tuning.parse(cfg.tuning), parse_dtype(cfg.save_dtype or cfg.dtype)
+    if source is not None and tuning.adapter_kinds:
+        write = gather_adapter(module.model, tuning, source, dtype=dtype, card=card, is_main=world.is_main)
+        on_main(world, lambda: write(folder))
+        return
+    shares = {part: how.share for part, how in tuning.items()}
     # Every process gathers every tensor in the same order, one at a time; the main process alone keeps it until its file is
     # written, so that no host ever holds the whole model.
     whole = _WholeTensors(module.model)
@@ -153,7 +176,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
                 folder,
                 weights,
                 hf_config(module.model),
-                dtype=parse_dtype(cfg.save_dtype or cfg.dtype),
+                dtype=dtype,
                 source=source,
                 transform=instantiate(cfg.tokenizer, "tokenizer"),
                 tile_padding=cfg.tile_padding,

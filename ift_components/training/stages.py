@@ -88,6 +88,11 @@ def load_stages(name: str, overrides: Iterable[str]) -> list[PlannedStage]:
             raise ConfigError(
                 f"{where}.output_dir: a stage writes into the folder of its name in output_dir; remove it"
             )
+        if planned and planned[-1].stage.tuning.adapter_kinds:
+            raise ConfigError(
+                f"{where}: the stage before it leaves an adapter, which no stage can start from; merge it by ift_merge_recipe "
+                "and train on from that"
+            )
         place = {"output_dir": str(output / str(stage_name))}
         node = merge_nodes(merge_nodes(merge_nodes(nodes, chained), own), place)
         settings = check_config(OmegaConf.create(node), where, TrainSettings)
@@ -104,7 +109,7 @@ def load_stages(name: str, overrides: Iterable[str]) -> list[PlannedStage]:
 
 def _outcome(planned: PlannedStage) -> dict[str, Any]:
     """Return the keys by which a later stage starts from what this one leaves."""
-    folder = planned.folder if planned.stage.is_warm_up else planned.folder / "checkpoint"
+    folder = planned.folder if planned.stage.is_warm_up else planned.folder / planned.stage.result
     checkpoint = {} if planned.stage.is_warm_up else {"checkpoint_dir": str(folder)}
     proxy = {} if planned.stage.rule is None else {"proxy": {"path": str(folder / PROXY_FILE)}}
     return checkpoint | proxy

@@ -144,7 +144,7 @@ def test_module_computes_in_the_asked_dtype(train_config, world):
         (["tuning.encoder=frozen", "tuning.fusion=frozen", "instruction=Describe"], "nothing is left to train"),
         (["tuning.vision=full"], "tuning: 'vision' is not one of encoder, fusion, decoder"),
         (["tuning.encoder=null"], "tuning.encoder: give one of frozen, full"),
-        (["tuning.encoder=lora"], "tuning.encoder: 'lora' is not one of frozen, full"),
+        (["tuning.encoder=thawed"], "tuning.encoder: 'thawed' is not one of frozen, full"),
         (["tuning.encoder={lr: 1.0e-5}"], "tuning.encoder: .* names no method"),
         (["tuning.encoder={method: full, lr: -1}"], "tuning.encoder.lr: -1 is not a number above 0"),
         (["tuning.decoder={method: frozen, lr: 1}"], "tuning.decoder.lr: 1 has no effect on a frozen part"),
