@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -33,6 +33,7 @@ from ift_components.files import (
     write_json,
 )
 from ift_components.papers.article import Article, LeftOut
+from ift_components.papers.jats import SUFFIXES as PICTURES
 from ift_components.papers.jats import read_jats
 from ift_components.papers.pdf import read_pdf
 from ift_components.papers.quality import PictureFilter
@@ -129,6 +130,7 @@ def _identity(root: Path, sources: list[Path], options: PaperOptions) -> dict[st
         "package": {"name": "instruction-free-tuning", "version": version("instruction-free-tuning")},
         "options": asdict(options),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sources},
+        "pictures": _listing(root, root.rglob("*")),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return {**identity, "fingerprint": digest}
@@ -146,9 +148,17 @@ def _read_all(root: Path, sources: list[Path], growing: Path, options: PaperOpti
     return parts
 
 
+def _listing(root: Path, paths: Iterable[Path]) -> str:
+    """Return a hash of the names and sizes of the pictures among some files."""
+    pictures = sorted(path for path in paths if path.suffix.lower() in PICTURES and path.is_file())
+    state = [(str(path.relative_to(root)), path.stat().st_size) for path in pictures]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
 def _key(path: Path, root: Path, options: PaperOptions) -> str:
     stat = path.stat()
-    state = [str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, asdict(options)]
+    beside = _listing(root, path.parent.iterdir())
+    state = [str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns, beside, asdict(options)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
 
 

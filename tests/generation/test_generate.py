@@ -40,6 +40,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 from trees import save_csv, save_picture
 
 CAPTION = "A dark mass lies in the liver. Figure {n}."
+CONTEXT = "It was seen in the arterial phase."
 REPLY = "Here:\n\nQ: Where is the mass?\nA: In the liver\n\nQ: Is it dark?\nA: Yes\n\nQ: Is it large?\nA: No\nQ: Is it?\nA: Yes"
 
 
@@ -86,12 +87,12 @@ def model():
 def captions(tmp_path_factory):
     """A prepared folder of six captions: four to train, one each to validate and test."""
     root = tmp_path_factory.mktemp("captions")
+    names = [save_picture(root / f"{n}.png", n).name for n in range(6)]
     splits = ["train"] * 4 + ["val", "test"]
-    rows = [[save_picture(root / f"{n}.png", n).name, CAPTION.format(n=n), split] for n, split in enumerate(splits)]
-    save_csv(root / "t.csv", ["image", "text", "set"], rows)
-    prepare(
-        image_text(root, "t.csv", split_column="set"), root / "prepared", QuestionOptions(), BuildOptions(workers=1)
-    )
+    rows = [[name, CAPTION.format(n=n), splits[n], CONTEXT] for n, name in enumerate(names)]
+    save_csv(root / "t.csv", ["image", "text", "set", "more"], rows)
+    source = image_text(root, "t.csv", split_column="set", context_column="more")
+    prepare(source, root / "prepared", QuestionOptions(), BuildOptions(workers=1))
     return root / "prepared"
 
 
@@ -128,7 +129,7 @@ def test_questions_of_every_split(captions, model, tmp_path, monkeypatch, capsys
     assert manifest["checks"]["questions"]["train"]["several_pairs"]["count"] == 16
     assert {request["model"] for request in model.requests} == {"m"}
     assert len({request["seed"] for request in model.requests}) == 6
-    assert all(isinstance(request["messages"][0]["content"], str) for request in model.requests)
+    assert all(CONTEXT in request["messages"][0]["content"] for request in model.requests)
     assert "several_pairs" in (out / "preview.html").read_text(encoding="utf-8")
 
 

@@ -132,6 +132,9 @@ def test_an_interrupted_run_goes_on_and_an_unchanged_one_does_nothing(tmp_path, 
     assert len(reads) == count
     with pytest.raises(UserError, match="already holds files"):
         collect_papers(root, out, PaperOptions(PictureFilter(min_side=50)))
+    noise(7, (200, 150)).save(root / "PMC1" / "f1.jpg")
+    with pytest.raises(UserError, match="already holds files"):
+        collect_papers(root, out, OPTIONS)
 
 
 def test_wrong_values(tmp_path):
