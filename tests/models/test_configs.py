@@ -15,8 +15,9 @@ from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
 from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
-# A run of stages names other configs; the rest are no models.
-MODEL_CONFIGS = [name for name in config_names() if name.startswith(("tiny_", "llama32v_")) and "stages" not in name]
+# The configs of training and evaluation; the others hold no model to build.
+STAGES = ("_eval.yaml", "_ift.yaml", "_pretrain.yaml", "_warmup.yaml")
+MODEL_CONFIGS = [name for name in config_names() if name.endswith(STAGES)]
 
 
 def load(name):
