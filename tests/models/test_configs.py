@@ -16,8 +16,8 @@ from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
 # The configs of training and evaluation; the others hold no model to build.
-STAGES = ("_eval.yaml", "_ift.yaml", "_pretrain.yaml", "_warmup.yaml")
-MODEL_CONFIGS = [name for name in config_names() if name.endswith(STAGES)]
+STAGES = ("_eval.yaml", "_ift.yaml", "_pretrain.yaml", "_vqa.yaml", "_warmup.yaml")
+MODEL_CONFIGS = [name for name in config_names() if name.endswith(STAGES) and not name.startswith("data_")]
 
 
 def load(name):
