@@ -209,14 +209,12 @@ def test_an_interruption_ends_with_its_helpful_line(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_from_a_spreadsheet_to_a_fine_tuned_model(tmp_path):
+def test_from_a_spreadsheet_to_a_fine_tuned_model(tmp_path, tune):
     """The guide's tutorial on a workbook with the dirt of real ones: no command fails."""
     dirty_tree(tmp_path / "lesions", 120)
 
-    def tune(*arguments: str) -> None:
-        program = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
-        done = subprocess.run([program, "run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    def step(*arguments: str) -> None:
+        tune(*arguments, cwd=tmp_path)
 
     table = (
         "ift_data_recipe",
@@ -225,15 +223,15 @@ def test_from_a_spreadsheet_to_a_fine_tuned_model(tmp_path):
         "builder.root=lesions",
         "builder.table=lesions.xlsx",
     )
-    tune(*table, "output_dir=first")
+    step(*table, "output_dir=first")
     text = (tmp_path / "first" / "schema.yaml").read_text()
     (tmp_path / "schema.yaml").write_text(
         text.replace("- name: Dx\n", "- name: diagnosis\n  question: Which diagnosis is it?\n")
     )
-    tune(*table, "builder.schema=schema.yaml", "output_dir=prepared")
-    tune("ift_warmup_recipe", "--config", "tiny_warmup.yaml", "data=prepared", "output_dir=warm")
+    step(*table, "builder.schema=schema.yaml", "output_dir=prepared")
+    step("ift_warmup_recipe", "--config", "tiny_warmup.yaml", "data=prepared", "output_dir=warm")
     proxy = "proxy.path=warm/proxy_instruction.safetensors"
-    tune("ift_recipe", "--config", "tiny_ift.yaml", "data=prepared", proxy, "output_dir=run")
+    step("ift_recipe", "--config", "tiny_ift.yaml", "data=prepared", proxy, "output_dir=run")
     checkpoint = "checkpoint_dir=run/checkpoint"
-    tune("ift_eval_recipe", "--config", "tiny_eval.yaml", "data=prepared", checkpoint, "output_dir=scores")
+    step("ift_eval_recipe", "--config", "tiny_eval.yaml", "data=prepared", checkpoint, "output_dir=scores")
     assert (tmp_path / "scores" / "results.json").is_file()
