@@ -94,6 +94,13 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
         raise UserError(busy or f"{path} is locked") from error
 
 
+def owner_only(folder: Path) -> None:
+    """Make a folder and all that is in it readable and writable by its owner alone."""
+    folder.chmod(0o700)
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to `path`, complete or not at all."""
     with atomic_path(path) as temporary:

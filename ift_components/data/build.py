@@ -50,6 +50,7 @@ from ift_components.errors import ConfigError, DataError
 from ift_components.files import (
     complete_folder,
     locked,
+    owner_only,
     partial_folder,
     require_new_folder,
     write_json,
@@ -190,8 +191,7 @@ def _build(
     manifest["files"] = data_files(partial)
     write_json(partial / "manifest.json", manifest)
     if source.private:
-        for path in partial.rglob("*"):
-            path.chmod(0o700 if path.is_dir() else 0o600)
+        owner_only(partial)
     return manifest
 
 

@@ -105,6 +105,8 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> _Column:
 def _fault(column: _Column, *, chosen: bool) -> str:
     """Return why a column cannot be an attribute; empty if it can."""
     values = column.values
+    if not chosen and sum(bool(_DATE.match(value)) for value in values) > len(values) / 2:
+        return "looks like dates"
     if not values or len(values) > MAX_VALUES:
         return f"has {len(values)} different values" + (f", expected 1 to {MAX_VALUES}" if chosen else "")
     return "" if chosen or column.header.legend else _looks_like(column)
@@ -115,8 +117,6 @@ def _looks_like(column: _Column) -> str:
     values = column.values
     if all(value.casefold() in NAMES for value in values) and len(values) > 1:
         return f"looks like a split (builder.split_column={column.column})"
-    if sum(bool(_DATE.match(value)) for value in values) > len(values) / 2:
-        return "looks like dates"
     mostly_different = len(values) >= _FEW_ROWS and len(values) / column.filled > _REPEATS
     if mostly_different or (len(values) > 2 and _ID_NAME.search(column.header.name)):  # noqa: PLR2004
         if all(_NUMBER.fullmatch(value) for value in values) and not _ID_NAME.search(column.header.name):

@@ -65,8 +65,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if version not in _READABLE:
         readable = " or ".join(map(str, _READABLE))
         raise DataError(f"{path} has format {version}, expected {readable}; prepare the folder again")
-    # Format 1 did not say whether a folder is private; of its builders one is.
-    manifest.setdefault("private", manifest.get("builder", {}).get("name") == "mimic_cxr")
+    if manifest.get("builder", {}).get("name") == "mimic_cxr":
+        manifest.setdefault("private", True)  # format 1 did not say
     return manifest
 
 

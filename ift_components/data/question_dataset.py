@@ -24,6 +24,8 @@ _SHOWN = 10  # ids that an error names
 KINDS: tuple[str, ...] = get_args(QuestionKind)
 TEMPLATES = ("plain", "instruction_format")
 
+_SHOWN = 10  # ids named in a message
+
 
 class QuestionDataset(Dataset[Sample], TrainingDataset):
     """The questions of one split of a prepared folder, a `TrainingDataset`; the loss is on their answers alone.

@@ -12,14 +12,14 @@ from typing import Any
 from ift_components.config import instantiate
 from ift_components.data.build import FILES
 from ift_components.data.checks import run_checks
+from ift_components.data.identity import data_files
 from ift_components.data.parts import Writer, part_rows
 from ift_components.data.prepared import FORMAT_VERSION, QUESTION_FEATURES, SPLITS, read_manifest
 from ift_components.data.preview import preview_page
-from ift_components.data.problems import Problems
 from ift_components.data.schema import Schema
 from ift_components.data.source import Source
 from ift_components.errors import ConfigError, DataError
-from ift_components.files import complete_folder, locked, require_new_folder, sha256, write_json, write_text
+from ift_components.files import complete_folder, locked, owner_only, require_new_folder, sha256, write_json, write_text
 from ift_components.generation.asking import ImportOptions, ReplyFile, ServerOptions, StoredReply, Task
 from ift_components.generation.filters import Candidate, Filter, apply_filters
 from ift_components.generation.replies import Pair, Parsed
@@ -269,10 +269,11 @@ def _write(
     root = Path(str(source["builder"]["arguments"].get("root") or "/"))
     schema = Schema.from_dict(source["schema"]) if source["schema"]["attributes"] else Schema(())
     private = bool(source.get("private", True))
-    checked = Source(root, schema, (), lambda _: iter(()), private=private)
+    names = tuple({candidate.template for candidate in left})
+    checked = Source(root, schema, (), lambda _: iter(()), private=private, question_names=names)
     every = {"reports": source["counts"]["reports"], "questions": counts}
     near = bool(source["options"].get("near_duplicates"))
-    checks = run_checks(checked, growing, growing / FILES, every, Problems(private=private), near=near)
+    checks = run_checks(checked, growing, growing / FILES, every, checked.problems(), near=near)
     manifest = {
         **source,
         **identity,
@@ -280,9 +281,12 @@ def _write(
         "private": private,
         "counts": every,
         "checks": asdict(checks),
+        "files": data_files(growing),
     }
     write_text(growing / "preview.html", preview_page(growing, manifest))
     write_json(growing / "manifest.json", manifest)
+    if private:
+        owner_only(growing)
     return manifest
 
 

@@ -16,6 +16,7 @@ import test_image_table
 import test_image_text
 import test_mimic_cxr
 import test_skincon
+from dirty import dirty_tree
 from trees import save_csv, save_picture, wbcatt_tree
 from trees_medical import cbis_jpeg_files, cbis_tables, mimic_tree
 from trees_vqa import medpix2_tree, pmc_vqa_tree, roco_tree, slake_tree, vqa_rad_tree
@@ -190,3 +191,47 @@ def test_every_data_config_names_its_command_and_declares_every_key(monkeypatch,
         with pytest.raises(SystemExit):
             run(monkeypatch, "--config", name)
         assert "give a value for builder.root" in capsys.readouterr().err.replace(", output_dir", "")
+
+
+def test_an_interruption_ends_with_its_helpful_line(tmp_path, monkeypatch, capsys):
+    root = wbcatt_tree(tmp_path / "in")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ift_components.data.build._merge_parts", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "--config", "data_wbcatt", f"builder.root={root}", f"output_dir={tmp_path / 'out'}")
+    assert stop.value.code == 130
+    error = capsys.readouterr().err
+    last = f"interrupted; the same command continues where this one stopped ({tmp_path / '.out.partial'})"
+    assert error.rstrip().splitlines()[-1] == last
+
+
+@pytest.mark.slow
+def test_from_a_spreadsheet_to_a_fine_tuned_model(tmp_path, tune):
+    """The guide's tutorial on a workbook with the dirt of real ones: no command fails."""
+    dirty_tree(tmp_path / "lesions", 120)
+
+    def step(*arguments: str) -> None:
+        tune(*arguments, cwd=tmp_path)
+
+    table = (
+        "ift_data_recipe",
+        "--config",
+        "data_image_table.yaml",
+        "builder.root=lesions",
+        "builder.table=lesions.xlsx",
+    )
+    step(*table, "output_dir=first")
+    text = (tmp_path / "first" / "schema.yaml").read_text()
+    (tmp_path / "schema.yaml").write_text(
+        text.replace("- name: Dx\n", "- name: diagnosis\n  question: Which diagnosis is it?\n")
+    )
+    step(*table, "builder.schema=schema.yaml", "output_dir=prepared")
+    step("ift_warmup_recipe", "--config", "tiny_warmup.yaml", "data=prepared", "output_dir=warm")
+    proxy = "proxy.path=warm/proxy_instruction.safetensors"
+    step("ift_recipe", "--config", "tiny_ift.yaml", "data=prepared", proxy, "output_dir=run")
+    checkpoint = "checkpoint_dir=run/checkpoint"
+    step("ift_eval_recipe", "--config", "tiny_eval.yaml", "data=prepared", checkpoint, "output_dir=scores")
+    assert (tmp_path / "scores" / "results.json").is_file()

@@ -13,7 +13,7 @@ from ift_components.data.exports.lmms_eval import export_lmms_eval
 from ift_components.data.exports.vlmevalkit import export_vlmevalkit
 from ift_components.data.prepared import read_manifest
 from ift_components.errors import ConfigError, DataError
-from ift_components.files import complete_folder, partial_folder, require_new_folder
+from ift_components.files import complete_folder, owner_only, partial_folder, require_new_folder
 
 FORMATS: dict[str, Callable[[Job], None]] = {
     "parquet": export_parquet,
@@ -79,17 +79,17 @@ def export(folder: str | Path, options: ExportOptions) -> Path:
         print(f"{out}: exported already, nothing to do")
         return out
     require_new_folder(out, "export.output_dir")
-    partial = partial_folder(out)
+    partial, private = partial_folder(out), manifest.get("private", False)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        if manifest["private"]:
+        if private:
             partial.mkdir(parents=True)
             partial.chmod(0o700)
         with complete_folder(out) as temporary:
             FORMATS[options.format](Job(folder, manifest, temporary, out, options.instruction))
             (temporary / _STAMP).write_text(stamp)
-            for path in temporary.rglob("*") if manifest["private"] else ():
-                path.chmod(0o700 if path.is_dir() else 0o600)
+            if private:
+                owner_only(temporary)
     except OSError as error:
         raise DataError(f"export.output_dir: {out} cannot be written: {error.strerror}") from error
     return out

@@ -1,0 +1,162 @@
+"""A real spreadsheet: one command, one look at the schema, one rebuild."""
+
+import zipfile
+
+import openpyxl
+import pytest
+import yaml
+from dirty import dirty_tree
+from trees import build, rows, save_csv, save_picture
+
+from ift_components.data.builders import image_table
+from ift_components.data.headers import read_header
+from ift_components.data.matching import ImageIndex
+from ift_components.data.problems import Problems
+from ift_components.data.tables import read_table
+from ift_components.errors import DataError
+from ift_components.shuffling import shuffle_parts
+
+
+def test_one_command_reads_the_workbook(tmp_path, capsys):
+    root = dirty_tree(tmp_path / "in")
+    manifest = build(image_table(root, "lesions.xlsx"), tmp_path / "out", protocol="full")
+    assert sum(manifest["counts"]["reports"].values()) == 40
+    assert manifest["skipped"]["count"] == 0
+    every = {row["id"]: row for split in ("train", "val", "test") for row in rows(tmp_path / "out", "reports", split)}
+    assert every["images/P004.jpg"]["report"] == ("oval Lesion shape, Melanoma, red, partly white Colour")
+    assert (
+        every["images/P015.jpg"]["report"]
+        == "round Lesion shape, Margin, Nevus, Ulceration, Itching, Crust, brown Colour"
+    )
+    said = capsys.readouterr().out
+    assert (
+        "images are named by column 'Patient\\nID': 40 by name in a sub-folder without or with another extension"
+        in said
+    )
+    assert "columns 'Nevus', 'Melanoma', 'Keratosis' exclude each other: one attribute 'Dx'" in said
+    for name, what in (("Exam date", "looks like dates"), ("Remarks", "has 40 different values")):
+        assert f"column '{name}' {what}: not taken for an attribute" in said
+    asked = {row["attribute"]: row for row in rows(tmp_path / "out", "questions", "val")}
+    assert asked["Dx"]["question"] == "What is the Dx?"
+    assert sorted(asked["Dx"]["options"]) == ["Keratosis", "Melanoma", "Nevus"]
+    assert asked["Ulceration"]["question"] == "Is there Ulceration?"
+    assert asked["Lesion shape"]["options"] == ["round", "oval", "irregular"]
+
+
+def test_a_look_at_the_schema_and_a_rebuild(tmp_path):
+    root = dirty_tree(tmp_path / "in")
+    build(image_table(root, "lesions.xlsx"), tmp_path / "first")
+    text = (tmp_path / "first" / "schema.yaml").read_text()
+    assert "# columns 'Nevus', 'Melanoma', 'Keratosis' exclude each other" in text
+    written = yaml.safe_load(text)
+    assert list(written) == ["attributes"]
+    assert next(a for a in written["attributes"] if a["name"] == "Colour") == {
+        "name": "Colour", "values": ["brown", "red, partly white"], "absent": [""],
+    }  # fmt: skip
+    edited = text.replace("- name: Dx\n", "- name: diagnosis\n  question: Which diagnosis is most likely?\n")
+    (tmp_path / "mine.yaml").write_text(edited)
+    build(image_table(root, "lesions.xlsx", schema=str(tmp_path / "mine.yaml")), tmp_path / "out", protocol="full")
+    questions = {row["question"] for row in rows(tmp_path / "out", "questions", "val")}
+    assert "Which diagnosis is most likely?" in questions
+
+
+def test_a_comma_inside_a_value_is_never_cut(tmp_path):
+    root = dirty_tree(tmp_path / "in")
+    build(image_table(root, "lesions.xlsx"), tmp_path / "out")
+    row = next(r for r in rows(tmp_path / "out", "reports", "train") if "partly white" in r["report"])
+    pairs = [(item["name"], item["value"]) for item in row["attributes"]]
+    orders = {shuffle_parts(",")(row["report"], pairs, (0, 0, n)) for n in range(20)}
+    assert len(orders) > 5
+    assert all("red, partly white Colour" in order for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "legend", "codes"),
+    [
+        ("Shape\n(0 = round, 1=oval)", "Shape", {"0": "round", "1": "oval"}, ("0", "1")),
+        ("Grade [1: low grade; 2: high]", "Grade", {"1": "low grade", "2": "high"}, ("1", "2")),
+        ("Shape (0/1/2)", "Shape", {}, ("0", "1", "2")),
+        ("Margin_type (P/N)", "Margin type", {}, ("P", "N")),
+        ("Diameter (mm)", "Diameter (mm)", {}, ()),
+        ("Brown(Hyperpigmentation)", "Brown(Hyperpigmentation)", {}, ()),
+    ],
+)
+def test_headers(text, name, legend, codes):
+    header = read_header(text)
+    assert (header.name, dict(header.legend), header.codes) == (name, legend, codes)
+
+
+def test_images_are_recognised_as_a_person_would(tmp_path):
+    for name in ("a/One.JPG", "a/café.png", "b/two.tif", "masks/three.png", "pictures/three.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    index = ImageIndex(tmp_path)
+    for value, file in (
+        ("./a/One.JPG", "a/One.JPG"), ("A\\one.jpg", "a/One.JPG"), ("one", "a/One.JPG"), ("cafe\u0301", "a/café.png"),
+        ("b/two.jpg", "b/two.tif"), ("two", "b/two.tif"),
+    ):  # fmt: skip
+        assert index.find(value, "row", Problems())[0] == file
+    problems = Problems()
+    assert index.find("three", "row 5", problems) is None
+    assert problems.first == ["row 5: image 'three' could be 'masks/three.png' or 'pictures/three.png'"]
+
+
+def test_the_same_image_under_two_spellings_is_one_record(tmp_path):
+    save_picture(tmp_path / "in" / "3.jpg", 3)
+    table = [
+        ["3.jpg", "a"],
+        ["./3.jpg", "b"],
+        *([save_picture(tmp_path / "in" / f"{n}.jpg", n).name, "ab"[n % 2]] for n in range(4, 12)),
+    ]
+    save_csv(tmp_path / "in" / "t.csv", ["image", "kind"], table)
+    with pytest.raises(DataError, match=r"id '3\.jpg' occurs a second time"):
+        build(image_table(tmp_path / "in", "t.csv"), tmp_path / "out")
+
+
+def test_all_negative_is_a_report(tmp_path):
+    table = [[save_picture(tmp_path / "in" / f"{n}.png", n).name, n % 2, int(n % 4 == 1)] for n in range(20)]
+    save_csv(tmp_path / "in" / "t.csv", ["image", "edema", "mass"], table)
+    manifest = build(image_table(tmp_path / "in", "t.csv", empty_report="Normal."), tmp_path / "out")
+    reports = [row["report"] for split in ("train", "val", "test") for row in rows(tmp_path / "out", "reports", split)]
+    assert sum(manifest["counts"]["reports"].values()) == 20
+    assert sorted(set(reports)) == ["Normal.", "edema", "edema, mass"]
+    assert reports.count("Normal.") == 10
+
+
+def sheet_rows(path):
+    problems = Problems()
+    return [row for _, row in read_table(path, ["image"], problems)], problems
+
+
+def test_merged_cells_errors_and_formulas(tmp_path):
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (["image", "kind"], ["a", "x"], ["b", None], ["c", "=1+1"], ["d", "#N/A"], ["e", "y"]):
+        sheet.append(row)
+    sheet["B5"].data_type = "e"
+    sheet.merge_cells("B2:B3")
+    book.save(tmp_path / "t.xlsx")
+    found, problems = sheet_rows(tmp_path / "t.xlsx")
+    assert found == [{"image": "a", "kind": "x"}, {"image": "b", "kind": "x"}, {"image": "e", "kind": "y"}]
+    assert problems.first == [
+        "t.xlsx row 4: cell B4 holds a formula without a value",
+        "t.xlsx row 5: cell B5 holds #N/A",
+    ]
+
+
+def test_the_stated_dimension_is_not_trusted(tmp_path):
+    book = openpyxl.Workbook()
+    for n in range(20):
+        book.active.append(["image" if n == 0 else f"{n}", n])
+    book.active["B1"] = "kind"
+    book.save(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as old, zipfile.ZipFile(tmp_path / "t.xlsx", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(b'ref="A1:B20"', b'ref="A1:B4"'))
+    assert len(sheet_rows(tmp_path / "t.xlsx")[0]) == 19
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as old, zipfile.ZipFile(tmp_path / "bad.xlsx", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name)[: -200 if "sheet1" in name else None])
+    with pytest.raises(DataError, match=r"^bad.xlsx is not a readable XLSX workbook \(\w+\)$"):
+        sheet_rows(tmp_path / "bad.xlsx")
