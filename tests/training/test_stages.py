@@ -129,6 +129,19 @@ def test_warm_up_can_be_a_stage(tmp_path):
         load_stages(str(config), ["stages.warm.proxy.rule=track"])
 
 
+def test_medpix_stages_end_in_annealing():
+    captions, annealing = load_stages("tiny_medpix_stages.yaml", ["data=PAIRS"])
+    assert (captions.stage.rule, annealing.stage.rule) == (None, None)
+    sources = annealing.cfg.dataset["sources"]
+    assert {name: node["dataset"]["source"] for name, node in sources.items()} == {
+        "captions": "PAIRS",
+        "questions": "PAIRS",
+    }
+    assert sources["questions"]["weight"] == {"start": 0.02, "end": 0.5, "from": 0.25}
+    assert sources["captions"]["dataset"]["instruction"] == captions.cfg.instruction
+    assert annealing.cfg.checkpoint_dir == str(captions.folder / "checkpoint")
+
+
 def test_nodes_are_merged_and_components_replaced():
     shared = {"tuning": {"encoder": "full", "fusion": "full"}, "dataset": {"_component_": "a", "source": "x"}}
     own = {"tuning": {"encoder": "frozen"}, "dataset": {"source": "y"}}
