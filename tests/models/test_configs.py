@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ift_components.config import CONFIG_DIR, config_names, instantiate, load_config, missing_keys
+from ift_components.evaluation.merging import MergeSettings
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.pretraining import PretrainSettings
 from ift_components.models.build import build_model
@@ -21,9 +22,11 @@ MODEL_CONFIGS = [name for name in config_names() if not name.startswith("data_")
 def load(name):
     raw = OmegaConf.load(CONFIG_DIR / name)
     blanks = [f"{key}=given" for key in missing_keys(raw)]
-    if name == "llama32v_ift.yaml":
+    if name in ("llama32v_ift.yaml", "llama32v_lora.yaml"):
         blanks.append("proxy.path=given")
-    settings = {"eval": EvalSettings, "pretrain": PretrainSettings}.get(name.rsplit("_", 1)[1].removesuffix(".yaml"))
+    settings = {"eval": EvalSettings, "pretrain": PretrainSettings, "merge": MergeSettings}.get(
+        name.rsplit("_", 1)[1].removesuffix(".yaml")
+    )
     return load_config(name, blanks, settings or TrainSettings)
 
 
@@ -55,7 +58,7 @@ def test_components_build(name):
     if name.startswith("tiny"):
         transform = instantiate(cfg.tokenizer, "tokenizer")
         assert transform.transform_image.tile_size**2 == model.encoder.clip.patches_per_tile * 14**2
-    if name.endswith(("_eval.yaml", "_pretrain.yaml")):
+    if name.endswith(("_eval.yaml", "_pretrain.yaml", "_merge.yaml")):
         return
     shuffle = instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
     assert sorted(shuffle("a b, c, d e", (), (0, 0, 1)).split(", ")) == ["a b", "c", "d e"]
