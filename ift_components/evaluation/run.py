@@ -52,7 +52,9 @@ def _read_proxy(path: Path, dim: int) -> Tensor:
 
 
 def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | None]) -> OwnPredictor:
-    model = build_for_inference(cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype))
+    model = build_for_inference(
+        cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype), frozen_dtype=cfg.frozen_dtype
+    )
     set_tile_padding(model, cfg.tile_padding)
     if cfg.adapter_dir is not None:
         load_adapter(model, Path(cfg.adapter_dir), Path(str(cfg.checkpoint_dir)))

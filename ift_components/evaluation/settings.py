@@ -64,6 +64,7 @@ class EvalSettings:
         model: component that builds the model.
         checkpoint_dir: checkpoint in Hugging Face layout; null keeps the builder's random weights.
         adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`; null evaluates the checkpoint alone.
+        frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits, as in training with that key.
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
@@ -95,6 +96,7 @@ class EvalSettings:
     model: dict[str, Any] = field(default_factory=dict)
     checkpoint_dir: str | None = None
     adapter_dir: str | None = None
+    frozen_dtype: str | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
     tile_padding: str = "none"
     scoring: str = "generate"
@@ -145,8 +147,7 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(f"max_unanswered: {cfg.max_unanswered} is below 0")
     if cfg.free.path is not None and not cfg.free.images:
         raise ConfigError("free.images: give the folder of the images of free.path")
-    if cfg.adapter_dir is not None and cfg.checkpoint_dir is None:
-        raise ConfigError("checkpoint_dir: give the checkpoint that the adapter of adapter_dir was trained on")
+    _check_weights(cfg)
     if cfg.report.instruction and cfg.report.proxy:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
@@ -154,6 +155,14 @@ def check_settings(cfg: EvalSettings) -> None:
     if cfg.predictor is not None:
         _check_own_keys(cfg)
     parse_dtype(cfg.dtype)
+
+
+def _check_weights(cfg: EvalSettings) -> None:
+    if cfg.frozen_dtype not in (None, "nf4"):
+        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
+    for key in ("adapter_dir", "frozen_dtype"):
+        if getattr(cfg, key) is not None and cfg.checkpoint_dir is None and cfg.predictor is None:
+            raise ConfigError(f"checkpoint_dir: give the checkpoint that {key} ({getattr(cfg, key)}) is about")
 
 
 def _check_sampling(cfg: EvalSettings) -> None:
@@ -168,7 +177,7 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    own = ("checkpoint_dir", "adapter_dir", "scoring", "tile_padding")
+    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding")
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):

@@ -10,6 +10,7 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.config import instantiate
 from ift_components.errors import ConfigError
 from ift_components.models.hf_layout import load_weights
+from ift_components.models.quantised import NF4, fill_quantised
 
 
 def build_model(node: Mapping[str, Any], *, meta: bool) -> DeepFusionModel:
@@ -45,15 +46,25 @@ def fill(model: DeepFusionModel, folder: Path, device: torch.device, *, weights_
         ConfigError: if the checkpoint does not fit.
     """
     model.to_empty(device=weights_on)
-    with device:
-        for module in model.modules():
-            if hasattr(module, "rope_init"):
-                module.rope_init()  # not in the checkpoint: computed
+    compute_buffers(model, device)
     load_weights(model, folder)
 
 
+def compute_buffers(model: DeepFusionModel, device: torch.device) -> None:
+    """Compute what a model built on the meta device needs besides the checkpoint's weights: the tables of rotary embeddings."""
+    with device:
+        for module in model.modules():
+            if hasattr(module, "rope_init"):
+                module.rope_init()
+
+
 def build_for_inference(
-    node: Mapping[str, Any], checkpoint_dir: str | None, device: torch.device, dtype: torch.dtype
+    node: Mapping[str, Any],
+    checkpoint_dir: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    frozen_dtype: str | None = None,
 ) -> DeepFusionModel:
     """Build a whole, frozen model in one dtype.
 
@@ -62,6 +73,7 @@ def build_for_inference(
         checkpoint_dir: a checkpoint in Hugging Face layout, or None to keep the builder's random weights.
         device: where it goes.
         dtype: dtype of every weight.
+        frozen_dtype: `nf4` quantises the linear layers of a checkpoint as it is read.
 
     Raises:
         ConfigError: if the component or the checkpoint is wrong.
@@ -72,5 +84,9 @@ def build_for_inference(
         parameter.data = parameter.data.to(dtype)
     if checkpoint_dir is None:
         return model.to(device).eval()
-    fill(model, Path(checkpoint_dir), device, weights_on=device)
+    if frozen_dtype == NF4:
+        fill_quantised(model, Path(checkpoint_dir), device, dtype)
+        compute_buffers(model, device)
+    else:
+        fill(model, Path(checkpoint_dir), device, weights_on=device)
     return model.eval()

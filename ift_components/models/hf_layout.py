@@ -220,7 +220,19 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise ConfigError(f"checkpoint_dir: {folder}: {len(unread)} weights cannot be read; first: {unread[0]}")
 
 
-def load_weights(model: DeepFusionModel, folder: Path) -> None:
+@torch.no_grad()
+def copy_weight(name: str, target: Tensor, value: Tensor) -> None:  # noqa: ARG001 (other ways to store need the name)
+    """Copy a weight into a model's parameter, whole or sharded, in the dtype that this has."""
+    value = value.to(target.dtype)
+    if isinstance(target, DTensor):
+        # Every rank reads the same file: each takes its own slice, nothing is sent.
+        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(value)
+
+
+def load_weights(
+    model: DeepFusionModel, folder: Path, store: Callable[[str, Tensor, Tensor], None] = copy_weight
+) -> None:
     """Load a checkpoint into a model whose parameters exist, whole or sharded (`DTensor`), in whatever dtype they have.
 
     Tensors are read one at a time, so that no rank ever holds the whole model in host memory.
@@ -228,6 +240,7 @@ def load_weights(model: DeepFusionModel, folder: Path) -> None:
     Args:
         model: the model; its parameters are overwritten.
         folder: a checkpoint in Hugging Face layout, under the older or the newer names, in one file or several.
+        store: takes a weight's name, the model's tensor and the checkpoint's, and stores it.
 
     Raises:
         ConfigError: if the folder is no such checkpoint or does not fit the model: every missing, unknown or misshapen
@@ -246,22 +259,13 @@ def load_weights(model: DeepFusionModel, folder: Path) -> None:
         elif target.shape != tensor.shape:
             problems.append(f"{name} is {list(tensor.shape)} in the checkpoint and {list(target.shape)} in the model")
         else:
-            _copy(target, tensor)
+            store(name, target, tensor)
     # A weight that could not be converted would be counted again as missing.
     problems += unread or [f"{name} is missing from the checkpoint" for name in parameters if name not in seen]
     if problems:
         raise ConfigError(
             f"checkpoint_dir: {folder} does not fit the model: {len(problems)} weights differ; first: {problems[0]}"
         )
-
-
-@torch.no_grad()
-def _copy(target: Tensor, value: Tensor) -> None:
-    value = value.to(target.dtype)
-    if isinstance(target, DTensor):
-        # Every rank reads the same file: each takes its own slice, nothing is sent.
-        value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
-    target.copy_(value)
 
 
 def _converted(

@@ -1,6 +1,6 @@
 """Precision and sharding: fp32 masters for what is trained, the compute dtype for what is frozen, FSDP2 over all processes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -51,7 +51,14 @@ def compile_layers(model: DeepFusionModel) -> None:
             unit.compile()
 
 
-def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_offload: bool = False) -> None:
+def shard(
+    module: ResponseLoss,
+    mesh: DeviceMesh,
+    dtype: torch.dtype,
+    *,
+    cpu_offload: bool = False,
+    whole: Collection[nn.Parameter] = (),
+) -> None:
     """Shard a model over a mesh with FSDP2: parameters are gathered in `dtype`, gradients are reduced in fp32.
 
     Where every process holds a whole copy and nothing is offloaded, frozen parameters stay as they are. What methods have added
@@ -62,6 +69,7 @@ def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_off
         mesh: all processes in one dimension; or in two, the first of which holds copies and the second the shards of each.
         dtype: the compute dtype.
         cpu_offload: keep shards, their gradients and so the optimizer's state in host memory.
+        whole: further parameters that every process keeps whole, such as quantised ones.
     """
     options: dict[str, Any] = {
         "mesh": mesh,
@@ -70,7 +78,7 @@ def shard(module: ResponseLoss, mesh: DeviceMesh, dtype: torch.dtype, *, cpu_off
     if cpu_offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     units = [*_shard_units(module.model), module.model.encoder.clip, module.model.encoder.projection, module]
-    ignored = set(added_parameters(module))
+    ignored = {*added_parameters(module), *whole}
     if mesh.shape[-1] == 1 and not cpu_offload:
         # Gathering a frozen weight would only copy it.
         ignored |= {p for p in module.parameters() if not p.requires_grad}

@@ -1,15 +1,22 @@
-"""What a run keeps in memory: `python -m ift_components.training.memory` prints the table for the 11B model.
+"""What a run keeps in memory: `python -m ift_components.training.memory` prints the tables for the 11B model.
 
 Counted exactly: weights, gradients, optimizer state, sharded over all processes. Not counted: activations, which depend on the
 batch, and the one or two layers that are gathered whole at a time.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 
-from ift_components.models.trainable import FINE_TUNING, apply_tuning
+from ift_components.models.quantised import BITS, quantisable
+from ift_components.models.trainable import FINE_TUNING, PARTS, Tuning, apply_tuning
 
+CARDS = (16, 24, 40, 80)
+"""Memory of usual GPUs, in GB."""
+ROOM = 3 * 10**9
+"""Bytes left for activations, kernels and a layer whose 4-bit weights are expanded; an assumption, not measured."""
 _FP32, _BF16 = 4, 2
 _ADAMW_MOMENTS = 2
 
@@ -36,8 +43,55 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters) - trained, trained
 
 
+def quantised_bytes(model: nn.Module) -> float:
+    """Return the bytes by which NF4 makes a model, its methods applied, smaller than bf16 does."""
+    weights = [layer.get_parameter("weight") for layer in quantisable(model).values()]
+    return sum(weight.numel() for weight in weights) * (_BF16 - BITS / 8)
+
+
+_ALL = ["q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2"]
+METHODS: dict[str, dict[str, Any]] = {
+    "warm-up": dict.fromkeys(PARTS, "frozen"),
+    "full encoder and fusion": {"encoder": "full", "fusion": "full", "decoder": "frozen"},
+    "full encoder and fusion, LoRA 8": {"encoder": "full", "fusion": "full", "decoder": "lora"},
+    "LoRA 8, query and key": dict.fromkeys(PARTS, "lora"),
+    "LoRA 64, all but w3": {part: {"method": "lora", "rank": 64, "targets": _ALL} for part in PARTS},
+    "DoRA 8, query and key": dict.fromkeys(PARTS, "dora"),
+    "(IA)3": dict.fromkeys(PARTS, "ia3"),
+    "P-tuning v2, 16 tokens": dict.fromkeys(PARTS, "ptuning_v2"),
+    "prefix, 16 tokens": {"encoder": "frozen", "fusion": "frozen", "decoder": "prefix"},
+}
+"""What the table lists: a name and the section `tuning`."""
+
+
+def smallest_card(held: float) -> str:
+    """Return the smallest of the usual GPUs that holds so many bytes and `ROOM` beside them."""
+    fitting = [card for card in CARDS if held + ROOM <= card * 10**9]
+    return f"{fitting[0]} GB" if fitting else "several"
+
+
+def _print_methods() -> None:
+    print("| one GPU | trained | bf16 base, GiB | fits | NF4 base, GiB | fits |")
+    print("|---|---:|---:|---|---:|---|")
+    for name, section in METHODS.items():
+        with torch.device("meta"):
+            model = llama3_2_vision_11b()
+        tuning = Tuning.parse(section)
+        apply_tuning(model, tuning)
+        frozen, trained = parameter_counts(model)
+        held = static_bytes(frozen, trained, 1)
+        row = f"| {name} | {trained / 1e6:,.1f} M | {held / 2**30:.1f} | {smallest_card(held)} |"
+        if any(how.trains_base for _, how in tuning.items()):
+            print(f"{row} | |")  # NF4 cannot be trained
+        else:
+            held -= quantised_bytes(model)
+            print(f"{row} {held / 2**30:.1f} | {smallest_card(held)} |")
+
+
 def main() -> None:
-    """Print the table of the 11B model as Markdown."""
+    """Print the tables of the 11B model as Markdown."""
+    _print_methods()
+    print()
     with torch.device("meta"):
         model = llama3_2_vision_11b()
     apply_tuning(model, FINE_TUNING)

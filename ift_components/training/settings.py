@@ -107,6 +107,9 @@ class TrainSettings:
     dtype: str = "fp32"
     """Compute dtype, `fp32` or `bf16`; trained weights, proxy and optimizer state are fp32 either way."""
 
+    frozen_dtype: str | None = None
+    """`nf4` holds the frozen linear layers in 4 bits; null holds them in `dtype`. Every process keeps them whole."""
+
     save_dtype: str | None = None
     """Dtype of saved checkpoints; null uses `dtype`."""
 
@@ -243,7 +246,30 @@ def check_settings(cfg: TrainSettings) -> Stage:
         )
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
+    check_frozen_dtype(cfg, stage)
     return stage
+
+
+def check_frozen_dtype(cfg: TrainSettings, stage: Stage) -> None:
+    """Check that a base in NF4 is one that stays frozen.
+
+    Raises:
+        ConfigError: if the type is unknown, or a part is trained in full, offloaded, or has no checkpoint to be read from.
+    """
+    if cfg.frozen_dtype is None:
+        return
+    if cfg.frozen_dtype != "nf4":
+        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
+    full = [part for part, how in stage.tuning.items() if how.trains_base]
+    if full:
+        raise ConfigError(
+            f"frozen_dtype: nf4 cannot be trained, and {', '.join(full)} would be by "
+            f"'{stage.tuning[full[0]].method}'; set tuning.{full[0]} to lora, dora or frozen, or frozen_dtype=null"
+        )
+    if cfg.checkpoint_dir is None or cfg.cpu_offload:
+        key = "cpu_offload" if cfg.cpu_offload else "checkpoint_dir"
+        fix = "set cpu_offload=false" if cfg.cpu_offload else "give a checkpoint, which is quantised as it is read"
+        raise ConfigError(f"{key}: {getattr(cfg, key)} does not go with frozen_dtype: nf4; {fix}")
 
 
 def _update_rule(cfg: TrainSettings) -> UpdateRule | None:

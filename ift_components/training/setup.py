@@ -18,9 +18,10 @@ from ift_components.errors import ConfigError
 from ift_components.models.adapter_files import gather_adapter
 from ift_components.models.adapters import added_to_device, initialise_added, is_added
 from ift_components.models.blend import blend
-from ift_components.models.build import build_model, fill
+from ift_components.models.build import build_model, compute_buffers, fill
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, read_weights, save_checkpoint
+from ift_components.models.quantised import NF4, fill_quantised, quantisable
 from ift_components.models.sharding import checkpoint_activations, compile_layers, set_precision, shard
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
@@ -55,8 +56,12 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
     if world.size > 1 or dtype is not torch.float32 or cfg.cpu_offload:
         # One process shards too: FSDP is what computes in bf16 over fp32 masters.
         mesh = world.sharding_mesh(cfg.data_parallel_replicate_dim)
-        shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload)
-    if checkpoint is not None:
+        quantised = [layer.weight for layer in quantisable(model).values()] if cfg.frozen_dtype == NF4 else []
+        shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload, whole=quantised)  # type: ignore[arg-type]
+    if checkpoint is not None and cfg.frozen_dtype == NF4:
+        fill_quantised(model, checkpoint, world.device, dtype)
+        compute_buffers(model, world.device)
+    elif checkpoint is not None:
         fill(model, checkpoint, world.device, weights_on=torch.device("cpu") if cfg.cpu_offload else world.device)
     added_to_device(model, world.device)
     initialise_added(model, cfg.seed)

@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ift_components.config import CONFIG_DIR, config_names, instantiate, load_config, missing_keys
+from ift_components.evaluation.merging import MergeSettings
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.pretraining import PretrainSettings
 from ift_components.models.build import build_model
@@ -16,16 +17,18 @@ from ift_components.training.settings import TrainSettings, check_settings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
 # The configs of training and evaluation; the others hold no model to build.
-STAGES = ("_eval.yaml", "_ift.yaml", "_pretrain.yaml", "_vqa.yaml", "_warmup.yaml")
+STAGES = ("_eval.yaml", "_ift.yaml", "_lora.yaml", "_pretrain.yaml", "_vqa.yaml", "_warmup.yaml")
 MODEL_CONFIGS = [name for name in config_names() if name.endswith(STAGES) and not name.startswith("data_")]
 
 
 def load(name):
     raw = OmegaConf.load(CONFIG_DIR / name)
     blanks = [f"{key}=given" for key in missing_keys(raw)]
-    if name == "llama32v_ift.yaml":
+    if name in ("llama32v_ift.yaml", "llama32v_lora.yaml"):
         blanks.append("proxy.path=given")
-    settings = {"eval": EvalSettings, "pretrain": PretrainSettings}.get(name.rsplit("_", 1)[1].removesuffix(".yaml"))
+    settings = {"eval": EvalSettings, "pretrain": PretrainSettings, "merge": MergeSettings}.get(
+        name.rsplit("_", 1)[1].removesuffix(".yaml")
+    )
     return load_config(name, blanks, settings or TrainSettings)
 
 
