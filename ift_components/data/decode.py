@@ -165,6 +165,9 @@ def _fit(image: Image.Image, done: list[str], preparation: Preparation) -> Image
         done.append(f"reduced to {size[0]}x{size[1]}")
     if preparation.square and image.width != image.height:
         side = max(image.size)
+        if side * side > MAX_PIXELS:  # a long strip: the padding alone would fill the memory
+            what = f"{image.width}x{image.height}, padded to a square, has more than {MAX_PIXELS:,} pixels"
+            raise DataError(f"of {what}; reduce it, or set max_side")
         canvas = Image.new(image.mode, (side, side))
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         image = canvas

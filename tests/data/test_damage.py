@@ -77,6 +77,13 @@ def test_twenty_thousand_damaged_files(tmp_path):
     assert sum(fuzz(tmp_path, 20_000)) == 20_000
 
 
+def test_a_strip_is_not_padded_to_a_square_that_fills_the_memory(tmp_path):
+    Image.new("L", (30_000, 3)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="30000x3, padded to a square, has more than 100,000,000 pixels"):
+        open_image([tmp_path / "a.png"], Preparation(square=True))
+    assert open_image([tmp_path / "a.png"], Preparation(square=True, max_side=300)).size == (300, 300)
+
+
 def test_formats_that_start_programs_are_not_opened(tmp_path):
     buffer = io.BytesIO()
     picture(1).save(buffer, "EPS")
