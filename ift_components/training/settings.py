@@ -202,12 +202,7 @@ def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
     return DTYPES[name]
 
 
-def check_settings(cfg: TrainSettings) -> Stage:
-    """Check the values that no type can, and return what the config trains.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
+def _check_numbers(cfg: TrainSettings) -> None:
     positive = (
         "batch_size",
         "gradient_accumulation_steps",
@@ -230,6 +225,15 @@ def check_settings(cfg: TrainSettings) -> Stage:
     for key, rate in (("proxy.lr", cfg.proxy.lr), ("optimizer.lr", cfg.optimizer.get("lr"))):
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
             raise ConfigError(f"{key}: {rate} is not a number above 0")
+
+
+def check_settings(cfg: TrainSettings) -> Stage:
+    """Check the values that no type can, and return what the config trains.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    _check_numbers(cfg)
     if cfg.proxy.num_vectors < 1:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:

@@ -118,9 +118,7 @@ def damaged(prepared, tmp_path):
 def test_a_damaged_image_names_its_sample(train_config, world, damaged, workers):
     folder, id_ = damaged
     loader = build_loader(train_config(f"data={folder}", f"num_workers={workers}"), world)
-    with pytest.raises(
-        DataError, match=rf"^'{id_}': its image cannot be decoded \(.*\); prepare the folder again$"
-    ):
+    with pytest.raises(DataError, match=rf"^'{id_}': its image cannot be decoded \(.*\); prepare the folder again$"):
         list(read_batches(loader))
 
 
