@@ -14,7 +14,7 @@ from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
 from ift_components.data.images import ImageTransform, SquashedImages
 from ift_components.data.prepared import load_reports
-from ift_components.data.prompts import Prompt, Slots, Text, prompt_tokens, response_tokens, slot_id
+from ift_components.data.prompts import Prompt, Slots, Text, header_tokens, prompt_tokens, response_tokens, slot_id
 from ift_components.data.rows import Rows
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
@@ -90,11 +90,17 @@ class DatasetContext:
         transform: the model's transform.
         proxy_vectors: K, the proxy slots of a prompt without an instruction; 0 if the run has no proxy.
         seed: seed of every random choice.
+        resize: how pictures are resized, `bilinear` or `bicubic`.
     """
 
     transform: Llama3VisionTransform
     proxy_vectors: int
     seed: int
+    resize: str = "bilinear"
+
+    def image_transform(self) -> ImageTransform:
+        """Return what turns a picture into the encoder's input."""
+        return ImageTransform(self.transform, self.resize)
 
     def prompt(self, instruction: str | None, key: str = "dataset.instruction") -> Prompt:
         """Return the prompt of an instruction, or the proxy's slots without one.
@@ -166,7 +172,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         self.sources = (name,)
         self.has_slots = isinstance(prompt, Slots)
         self.prepared_splits = ((Path(source), split),)
-        self._image = ImageTransform(context.transform)
+        self._image = context.image_transform()
         self._rows = load_reports(Path(source), split)
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
@@ -180,7 +186,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         self._cache: SquashedImages | None = None
         if cache_images is not None:
             manifest = sha256(Path(source) / "manifest.json")
-            file_name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}"
+            file_name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}-{context.resize}"
             self._cache = SquashedImages(Path(cache_images), file_name, len(self._rows), self._image.size)
         self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
@@ -247,22 +253,22 @@ def read_image(rows: Rows, place: int) -> Image.Image:
     Raises:
         DataError: if it has none or a damaged one; the message names the sample.
     """
-    try:
-        image = rows[place]["image"]
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged file
-        id_ = rows.remove_columns("image")[place]["id"]
-        raise DataError(f"sample '{id_}': its image cannot be read ({error}); prepare the folder again") from error
-    if not isinstance(image, Image.Image):
-        raise DataError(f"sample '{rows[place]['id']}' has no image; prepare the folder again")
-    return image
+    row = rows[place]
+    if not isinstance(row["image"], Image.Image):
+        raise DataError(f"sample '{row['id']}' has no image; prepare the folder again")
+    return row["image"]
 
 
-def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _row(sample: Sample, header: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay out one sample: the prompt, then its responses one after another, each with its question before it if it has one.
+
+    Args:
+        sample: the sample.
+        header: tokens before each response that are supervised too.
 
     Returns:
         Tokens, positions and segment (0 for the prompt, k for question and response k), each [s], and the places that predict a
-        response's token, [n]; the last place of its prompt, shared or its own, predicts the first token of a response.
+        supervised token, [n]; the last place of its prompt, shared or its own, predicts the first token of a response.
     """
     prompt = len(sample.prompt)
     tokens, positions, segments = list(sample.prompt), list(range(prompt)), [0] * prompt
@@ -270,7 +276,8 @@ def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for number, response in enumerate(sample.responses):
         question = sample.questions[number] if sample.questions else []
         start = len(tokens) + len(question)
-        places += [start - 1 if question else prompt - 1, *range(start, start + len(response) - 1)]
+        last = start - 1 if question else prompt - 1
+        places += [*range(last - header, last + 1), *range(start, start + len(response) - 1)]
         tokens += [*question, *response]
         positions += range(prompt, prompt + len(question) + len(response))
         segments += [number + 1] * (len(question) + len(response))
@@ -278,7 +285,11 @@ def _row(sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def collate(
-    samples: Sequence[Sample], transform: Llama3VisionTransform, sources: Sequence[str] = ("reports",)
+    samples: Sequence[Sample],
+    transform: Llama3VisionTransform,
+    sources: Sequence[str] = ("reports",),
+    *,
+    supervise_header: bool = False,
 ) -> Batch:
     """Right-pad samples to the longest and mark what the loss and the proxy need; prompts may have slots or text.
 
@@ -286,11 +297,13 @@ def collate(
         samples: the samples of one batch.
         transform: the model's transform, for its special tokens.
         sources: names of all data sources of the run; with several, every label is marked with its own.
+        supervise_header: whether the assistant's header before a response is supervised too, as in the authors' code.
 
     Raises:
         DataError: if a prompt does not hold exactly one image.
     """
-    rows = [_row(sample) for sample in samples]
+    header = header_tokens(transform) if supervise_header else []
+    rows = [_row(sample, len(header)) for sample in samples]
     tokens = pad_sequence([row[0] for row in rows], batch_first=True, padding_value=transform.pad_id)
     is_image = tokens == transform.tokenizer.image_id
     if not (is_image.sum(dim=1) == 1).all():
@@ -309,7 +322,9 @@ def collate(
     # The loss and the proxy are found by their places in the flattened [b * s] batch: gathering those few rows is what keeps
     # the vocabulary's logits, and the slots of a batch that mixes prompts, from having a shape that depends on padding.
     width = tokens.shape[1]
-    labels = [torch.tensor([t for r in sample.responses for t in r], dtype=torch.long) for sample in samples]
+    labels = [
+        torch.tensor([t for r in sample.responses for t in (*header, *r)], dtype=torch.long) for sample in samples
+    ]
     source_index = None
     if len(sources) > 1:
         numbers = torch.tensor([sources.index(sample.source) for sample in samples])

@@ -24,11 +24,13 @@ class ImageTransform:
 
     Args:
         transform: the model's transform; its tile size, mean and standard deviation are used.
+        resize: `bilinear`, as torchtune's and Meta's transforms do, or `bicubic`.
     """
 
-    def __init__(self, transform: Llama3VisionTransform) -> None:
+    def __init__(self, transform: Llama3VisionTransform, resize: str = "bilinear") -> None:
         reference = transform.transform_image
         self.size = reference.tile_size
+        self._resize = resize
         # The model's own transform converts to bf16 before it normalises; this one stays in fp32.
         self._normalise = CLIPImageTransform(
             image_mean=reference.mean,
@@ -40,7 +42,7 @@ class ImageTransform:
 
     def squash(self, image: Image.Image) -> Image.Image:
         """Return the picture upright, in RGB, [size, size]."""
-        return squash(image, self.size)
+        return squash(image, self.size, self._resize)
 
     def normalise(self, squashed: Image.Image) -> Tensor:
         """Return a squashed picture as [1 tile, 3, size, size] in fp32."""

@@ -46,8 +46,15 @@ def prompt_tokens(transform: Llama3VisionTransform, prompt: Prompt) -> list[int]
     user = tokenizer.tokenize_message(Message(role="user", content=content))
     if isinstance(prompt, Slots):
         user[-1:-1] = [slot_id(transform)] * prompt.count  # before <|eot_id|>
-    header = tokenizer.tokenize_message(Message(role="assistant", content=""), add_end_tokens=False)
-    return [tokenizer.bos_id, *user, *header]
+    return [tokenizer.bos_id, *user, *header_tokens(transform)]
+
+
+def header_tokens(transform: Llama3VisionTransform) -> list[int]:
+    """Return the tokens of the assistant's header, which end every prompt."""
+    tokens: list[int] = transform.tokenizer.tokenize_message(
+        Message(role="assistant", content=""), add_end_tokens=False
+    )
+    return tokens
 
 
 def response_tokens(transform: Llama3VisionTransform, response: str) -> list[int]:

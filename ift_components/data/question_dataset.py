@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ift_components.data import instruction_format
 from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, read_image
-from ift_components.data.images import ImageTransform, SquashedImages
+from ift_components.data.images import SquashedImages
 from ift_components.data.prepared import load_questions
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
 from ift_components.data.source import QuestionKind
@@ -70,7 +70,7 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         self._template = template
         self.sources = (name,)
         self.prepared_splits = ((Path(source), split),)
-        self._image = ImageTransform(context.transform)
+        self._image = context.image_transform()
         self._rows = load_questions(Path(source), split)
         texts = list(self._rows.remove_columns("image"))
         # Images are numbered over the whole file, so that their cache is the same for every choice of questions.
@@ -90,7 +90,7 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         self._cache: SquashedImages | None = None
         if cache_images is not None:
             manifest = sha256(Path(source) / "manifest.json")
-            file_name = f"questions-{split}-{manifest[:16]}-{len(image_numbers)}-{self._image.size}"
+            file_name = f"questions-{split}-{manifest[:16]}-{len(image_numbers)}-{self._image.size}-{context.resize}"
             self._cache = SquashedImages(Path(cache_images), file_name, len(image_numbers), self._image.size)
         self._check_lengths()
 

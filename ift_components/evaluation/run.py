@@ -66,6 +66,7 @@ def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | No
         scoring=cfg.scoring,
         proxy=proxy,
         identity=identity,
+        resize=cfg.resize,
     )
 
 

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
+from ift_components.models.pictures import RESIZING
 from ift_components.models.tile_padding import LAYOUTS
 from ift_components.training.settings import parse_dtype
 
@@ -67,6 +68,7 @@ class EvalSettings:
         frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits, as in training with that key.
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
+        resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
         parser: `paper` (the authors') or `strict`; both are reported, this one decides `accuracy`.
@@ -99,6 +101,7 @@ class EvalSettings:
     frozen_dtype: str | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
     tile_padding: str = "none"
+    resize: str = "bilinear"
     scoring: str = "generate"
     parser: str = "paper"
     max_new_tokens: int = 50
@@ -132,7 +135,7 @@ def check_settings(cfg: EvalSettings) -> None:
     if cfg.compare is not None:
         return
     _require(cfg, "data", *(() if cfg.predictor is not None else ("model", "tokenizer")))
-    for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS), ("tile_padding", LAYOUTS)):
+    for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS), ("tile_padding", LAYOUTS), ("resize", RESIZING)):
         if getattr(cfg, key) not in allowed:
             raise ConfigError(f"{key}: '{getattr(cfg, key)}' is not one of {', '.join(allowed)}")
     for key in ("max_new_tokens", "batch_size", "limit", "n_runs", "bootstrap"):
@@ -177,7 +180,7 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding")
+    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize")
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):

@@ -25,7 +25,7 @@ _COPIED_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 _COPIED_NAMES = ("LICENSE", "NOTICE", "USE_POLICY.md")
 _MADE_ANEW = (INDEX, "config.json")
 _TIKTOKEN_FILE = "original/tokenizer.model"  # where Meta's repositories keep the file that torchtune reads
-_BICUBIC = 3  # Pillow's number of the filter that training squashes with
+_BILINEAR = 2  # Pillow's number of the filter that training squashes with by default
 # Llama 3's chat format for a conversation about one image. Every text is trimmed, as torchtune trims it.
 _CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -136,7 +136,7 @@ def _preprocessor_config(transform: Llama3VisionTransform, config: Mapping[str, 
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": pictures.tile_size, "width": pictures.tile_size},
-        "resample": _BICUBIC,
+        "resample": _BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

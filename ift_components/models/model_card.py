@@ -25,7 +25,7 @@ _LAYOUTS = {
 }
 _TUNED = "A Llama-3.2-Vision model tuned on medical images and their reports: {prompt}."
 _PICTURES = (
-    "Every picture was turned upright and resized to one square tile whatever its shape (bicubic). The model saw it as "
+    "Every picture was turned upright and resized to one square tile whatever its shape ({resize}). The model saw it as "
     "{layout} (`tile_padding: {tile_padding}`). transformers' processor cuts a picture that is larger than a tile into "
     "several: resize it to the tile's size first."
 )
@@ -51,6 +51,7 @@ class RunFacts:
         settings: further settings by name: steps, samples a step, learning rate, dtype.
         seed: the run's seed.
         tile_padding: the layout of pictures in training, `none` or `meta`.
+        resize: how they were resized, `bilinear` or `bicubic`.
     """
 
     base: str | None
@@ -62,6 +63,7 @@ class RunFacts:
     settings: Mapping[str, str | int | float]
     seed: int
     tile_padding: str
+    resize: str = "bilinear"
 
 
 def base_name(folder: Path) -> str:
@@ -112,7 +114,9 @@ def model_card(facts: RunFacts) -> str:
         tags=["mllama", "medical", "instruction-free-tuning"],
     ).to_yaml()
     data = {name: ", ".join(f"{n} {kind}" for kind, n in counts.items()) for name, counts in facts.data.items()}
-    pictures = _PICTURES.format(layout=_LAYOUTS[facts.tile_padding], tile_padding=facts.tile_padding)
+    pictures = _PICTURES.format(
+        layout=_LAYOUTS[facts.tile_padding], tile_padding=facts.tile_padding, resize=facts.resize
+    )
     lines = ["---", header, "---", f"# {facts.base or 'A Llama-3.2-Vision model'}, tuned", ""]
     lines += [_TUNED.format(prompt=facts.prompt), "", *_table("training data", data)]
     lines += [_PRIVATE, ""] if facts.private else []

@@ -1,14 +1,14 @@
 """What a run's model card says, gathered from its config and the manifests of its data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ift_components.data.prepared import read_manifest
 from ift_components.distributed import World
 from ift_components.models.model_card import RunFacts, base_licence, base_name
 from ift_components.models.trainable import FROZEN, Tuning
 from ift_components.training.data import global_batch_size
+from ift_components.training.run_folder import prepared_folders
 from ift_components.training.settings import TrainSettings
 
 
@@ -20,7 +20,7 @@ def run_facts(cfg: TrainSettings, world: World) -> RunFacts:
         world: the processes.
     """
     base = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    manifests = [read_manifest(folder) for folder in sorted(set(_prepared_folders(cfg.dataset)))]
+    manifests = [read_manifest(folder) for folder in sorted(set(prepared_folders(cfg.dataset)))]
     data = {manifest["builder"]["name"]: _training_samples(manifest["counts"]) for manifest in manifests}
     return RunFacts(
         base=base_name(base) if base is not None else None,
@@ -32,22 +32,12 @@ def run_facts(cfg: TrainSettings, world: World) -> RunFacts:
         settings=_settings(cfg, world),
         seed=cfg.seed,
         tile_padding=cfg.tile_padding,
+        resize=cfg.resize,
     )
 
 
 def _training_samples(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {kind: splits["train"] for kind, splits in counts.items() if splits.get("train")}
-
-
-def _prepared_folders(node: Any) -> Iterator[str]:
-    """Yield the prepared folders that a dataset's config names, however deep."""
-    if isinstance(node, Mapping):
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for value in node:
-            yield from _prepared_folders(value)
-    elif isinstance(node, str) and (Path(node) / "manifest.json").is_file():
-        yield node
 
 
 def _trained(cfg: TrainSettings) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[Trai
     """
     transform = instantiate(cfg.tokenizer, "tokenizer")
     slots = 0 if cfg.instruction is not None else cfg.proxy.num_vectors
-    dataset: TrainingDataset = instantiate(node, where, DatasetContext(transform, slots, cfg.seed))
+    dataset: TrainingDataset = instantiate(node, where, DatasetContext(transform, slots, cfg.seed, cfg.resize))
     if dataset.has_slots and not slots:
         raise ConfigError(
             f"{where}: its prompts hold proxy slots, and under `instruction` there is no proxy to fill them"
@@ -85,7 +85,9 @@ def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[Trai
             f"{where}: no sample's prompt has a place for the proxy, which would not be trained; set {where}.instruction to "
             "null, or give a top-level instruction to train without a proxy"
         )
-    return dataset, partial(collate, transform=transform, sources=tuple(dataset.sources))
+    return dataset, partial(
+        collate, transform=transform, sources=tuple(dataset.sources), supervise_header=cfg.supervise_header
+    )
 
 
 def build_loader(cfg: TrainSettings, world: World) -> DataLoader[Batch]:

@@ -149,7 +149,8 @@ class TrainingRun:
                 else:
                     group[key] = value
         if self.trainer.scheduler is not None:
-            self.trainer.scheduler.load_state_dict(state["scheduler"])
+            saved = _like(state["scheduler"], self.trainer.scheduler.state_dict())
+            self.trainer.scheduler.load_state_dict(saved)
         reached = self.recorder.last_step()
         if self.world.is_main:
             again = f": {reached - state['step']} steps are done again" if reached > state["step"] else ""
@@ -295,6 +296,15 @@ class TrainingRun:
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,
         }
+
+
+def _like(value: Any, current: Any) -> Any:
+    """Return what `_plain` gave with numbers where `current` holds tensors as tensors: arithmetic in fp32 must stay so."""
+    if isinstance(current, dict):
+        return {key: _like(item, current.get(key)) for key, item in value.items()}
+    if isinstance(current, list | tuple) and isinstance(value, list):
+        return [_like(item, old) for item, old in zip(value, current, strict=True)]
+    return torch.tensor(value, dtype=current.dtype, device=current.device) if isinstance(current, Tensor) else value
 
 
 def _plain(value: Any) -> Any:

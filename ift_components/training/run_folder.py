@@ -6,7 +6,7 @@ the names of the checkpoints it has begun to write, so that it never takes anoth
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -56,7 +56,8 @@ def on_main(world: World, action: Callable[[], None]) -> None:
 def input_hashes(cfg: TrainSettings) -> dict[str, str]:
     """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint and proxy; what is missing is left out."""
     files: list[Path] = []
-    for folder in sorted(_prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset])):
+    for name in sorted(set(prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset]))):
+        folder = Path(name)
         files += [folder / "manifest.json", *sorted(folder.rglob("*.parquet"))]
     if cfg.checkpoint_dir and Path(cfg.checkpoint_dir).is_dir():
         files += checkpoint_files(Path(cfg.checkpoint_dir))
@@ -65,13 +66,15 @@ def input_hashes(cfg: TrainSettings) -> dict[str, str]:
     return {str(path): sha256(path) for path in files}
 
 
-def _prepared_folders(node: Any) -> set[Path]:
-    """Return the prepared folders that a config's values name, however deep."""
-    if isinstance(node, dict):
-        return _prepared_folders(list(node.values()))
-    if isinstance(node, list):
-        return set().union(*map(_prepared_folders, node))
-    return {Path(node)} if isinstance(node, str) and (Path(node) / "manifest.json").is_file() else set()
+def prepared_folders(node: Any) -> Iterator[str]:
+    """Yield the prepared folders that a config's values name, however deep."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from prepared_folders(value)
+    elif isinstance(node, str) and (Path(node) / "manifest.json").is_file():
+        yield node
 
 
 class RunFolder:

@@ -7,6 +7,7 @@ import torch
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
+from ift_components.models.pictures import RESIZING
 from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
@@ -64,6 +65,9 @@ class TrainSettings:
     tile_padding: str = "none"
     """`none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers compute)."""
 
+    resize: str = "bilinear"
+    """How pictures are resized to a tile: `bilinear`, as the authors, torchtune and Meta do, or `bicubic`."""
+
     tuning: dict[str, Any] = MISSING
     """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, `scaffold` (set back when saved), or
     `{method: full, lr: 1.0e-5}`."""
@@ -76,6 +80,9 @@ class TrainSettings:
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
     """The proxy instruction."""
+
+    supervise_header: bool = False
+    """As the authors' code: the four tokens of the assistant's header count in the loss too."""
 
     val_dataset: dict[str, Any] | None = None
     """Component that builds validation samples, as `dataset` does; null does not validate."""
@@ -195,12 +202,7 @@ def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
     return DTYPES[name]
 
 
-def check_settings(cfg: TrainSettings) -> Stage:
-    """Check the values that no type can, and return what the config trains.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
+def _check_numbers(cfg: TrainSettings) -> None:
     positive = (
         "batch_size",
         "gradient_accumulation_steps",
@@ -223,10 +225,21 @@ def check_settings(cfg: TrainSettings) -> Stage:
     for key, rate in (("proxy.lr", cfg.proxy.lr), ("optimizer.lr", cfg.optimizer.get("lr"))):
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
             raise ConfigError(f"{key}: {rate} is not a number above 0")
+
+
+def check_settings(cfg: TrainSettings) -> Stage:
+    """Check the values that no type can, and return what the config trains.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    _check_numbers(cfg)
     if cfg.proxy.num_vectors < 1:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:
         raise ConfigError("val_every_steps: there is no val_dataset to validate on")
+    if cfg.resize not in RESIZING:
+        raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from ift_components.data import report_dataset
 from ift_components.data.dataset import DatasetContext
@@ -18,6 +19,7 @@ class TwoSources:
 
     sources = ("reports", "questions")
     has_slots = True
+    is_ordered = False
 
     def __init__(self, context, source):
         self._slots = report_dataset(context, source=source, split="train")
@@ -98,3 +100,33 @@ def test_losses_are_logged_by_source(train_config, world, make_trainer, prepared
     assert set(losses) == {"val_loss", "val_loss_reports", "val_loss_questions"}
     low, high = sorted((losses["val_loss_reports"], losses["val_loss_questions"]))
     assert low < losses["val_loss"] < high
+
+
+def test_epochs_of_one_seed_are_not_those_of_the_next(train_config, world):
+    """Nor is any of the first epochs of the first seeds another's; the first epoch's order is torch's own for the seed."""
+    orders = {}
+    for seed in range(3):
+        sampler = build_loader(train_config(f"seed={seed}"), world).sampler
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            orders[seed, epoch] = tuple(sampler)
+            assert sorted(orders[seed, epoch]) == list(range(64))
+        sampler.set_epoch(1)
+        assert tuple(sampler) == orders[seed, 1]
+        expected = torch.randperm(64, generator=torch.Generator().manual_seed(seed)).tolist()
+        assert list(orders[seed, 0]) == expected
+    assert len(set(orders.values())) == 9
+
+
+def test_batches_are_pinned(train_config, world, monkeypatch):
+    """What torch's loader calls under `pin_memory` reaches every tensor of a batch."""
+    (batch,) = next(epoch_batches(build_loader(train_config("dataset.responses_per_image=2"), world), 0, 1))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor.clone())
+    copy = pin_memory(batch)
+    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 9
+    assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors}
+    assert torch.equal(copy.tokens, batch.tokens)
+    assert copy.tokens is not batch.tokens
+    assert copy.ids == batch.ids

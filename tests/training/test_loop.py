@@ -134,6 +134,9 @@ def test_module_computes_in_the_asked_dtype(train_config, world):
     ("overrides", "message"),
     [
         (["batch_size=0"], "batch_size: 0 is not above 0"),
+        (["seed=-1"], "seed: -1 is below 0"),
+        (["optimizer.lr=-0.001"], "optimizer.lr: -0.001 is not a number above 0"),
+        (["proxy.lr=-1"], "proxy.lr: -1.0 is not a number above 0"),
         (["clip_grad_norm=-1"], "clip_grad_norm: -1.0 is not above 0"),
         (["proxy.num_vectors=0"], "proxy.num_vectors: 0 is below 1"),
         (["dtype=fp16"], "dtype: 'fp16' is not one of fp32, bf16"),

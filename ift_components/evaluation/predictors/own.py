@@ -68,6 +68,7 @@ class OwnPredictor:
         scoring: `generate`, `logits` (multiple-choice answers are forced and the letter chosen) or `both`.
         proxy: [K, d] vectors that stand where an item has no instruction text.
         identity: what `describe` returns.
+        resize: how pictures are resized to a tile, as in training: `bilinear` or `bicubic`.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class OwnPredictor:
         scoring: str = "generate",
         proxy: Tensor | None = None,
         identity: dict[str, str | None] | None = None,
+        resize: str = "bilinear",
     ) -> None:
         self._engine = Engine(model, transform, proxy)
         self._transform = transform
-        self._picture = ImageTransform(transform)
+        self._picture = ImageTransform(transform, resize)
         self._batch_size = batch_size
         self._scoring = scoring
         self._slots = 0 if proxy is None else len(proxy)
