@@ -1,6 +1,8 @@
 """What is asked of a prepared folder: its questions and its reports, read and checked before anything runs."""
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ift_components.data.rows import Rows
 from ift_components.data.wording import letters
 from ift_components.errors import DataError
 from ift_components.evaluation.records import Item
-from ift_components.evaluation.tasks import CHOICE, REPORT, task_of_kind
+from ift_components.evaluation.tasks import CHOICE, CONTROL, REPORT, task_of_kind
 
 _SHOWN = 10  # bad rows named in an error
 _KINDS = ("choice", "closed", "open")
@@ -31,7 +33,14 @@ def _picture(data: Rows, index: int) -> Image.Image:
 
 
 def _limited(data: Rows, limit: int | None) -> Rows:
-    return data if limit is None else data.select(range(min(limit, len(data))))
+    """Return the first rows, and after them the rest of a rotation group that has been begun."""
+    if limit is None or limit >= len(data):
+        return data
+    end = limit
+    groups = data["circular_group"] if "circular_group" in data.column_names else [None] * len(data)
+    while end < len(data) and groups[end] is not None and groups[end] == groups[end - 1]:
+        end += 1
+    return data.select(range(end))
 
 
 def _mistake(row: dict[str, Any], kind: str) -> str | None:
@@ -99,6 +108,28 @@ def question_items(
         )
     refuse_rows(where, mistakes, "questions are wrong")
     return items
+
+
+def control_items(items: Sequence[Item]) -> list[Item]:
+    """Return the multiple-choice questions again, each with the pixels of another image.
+
+    The images, shuffled by a fixed seed, are moved on by one (a derangement): every image is another's control once. With a
+    single image there is nothing to exchange.
+
+    Args:
+        items: the items of one dataset.
+    """
+    choices = [item for item in items if item.task == CHOICE.name]
+    pictures = {item.image_id: item.picture for item in choices}
+    if len(pictures) <= 1:
+        return []
+    images = list(pictures)
+    random.Random(0).shuffle(images)
+    others = dict(zip(images, [*images[1:], images[0]], strict=True))
+    return [
+        replace(item, task=CONTROL.name, image_id=others[item.image_id], picture=pictures[others[item.image_id]])
+        for item in choices
+    ]
 
 
 def report_items(

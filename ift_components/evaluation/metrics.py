@@ -1,12 +1,31 @@
 """Rates of multiple-choice answers: accuracy, its baselines and intervals, circular accuracy, consistency, confusion."""
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from ift_components.evaluation.constancy import (
+    Priors,
+    balanced_accuracy,
+    kappa,
+    most_frequent_answer,
+    prior_accuracy,
+    two_valued,
+)
 from ift_components.evaluation.parsing import PARSERS
 from ift_components.evaluation.records import Prediction
-from ift_components.statistics import bootstrap_interval, mean, mean_sd, rounded
+from ift_components.statistics import (
+    bootstrap_cells,
+    bootstrap_interval,
+    mean,
+    mean_sd,
+    percentiles,
+    rounded,
+    share_interval,
+)
 
 UNPARSED = "unparsed"
 MAX_CONFUSION = 12  # a larger matrix cannot be read
@@ -32,8 +51,8 @@ def chance(rows: Sequence[Prediction]) -> float:
 def majority(rows: Sequence[Prediction]) -> float:
     """Return the accuracy of always giving an attribute's most frequent answer text among these questions.
 
-    It knows the answers of the questions it is measured on, so it is an upper bound of what ignoring the image can reach
-    with one fixed text an attribute.
+    It knows the answers of the questions it is measured on. It bounds what one fixed text an attribute can reach, but not what
+    ignoring the image can: where options are sampled, choosing among those shown reaches more (`constancy.prior_accuracy`).
     """
     right = 0
     for group in _by(rows, lambda r: r.item.attribute).values():
@@ -99,18 +118,19 @@ def confusion(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     return {"labels": labels, "columns": columns, "counts": counts}
 
 
-def _rates(rows: Sequence[Prediction], draws: int, seed: int) -> dict[str, Any]:
+def _rates(rows: Sequence[Prediction], priors: Priors, draws: int, seed: int) -> dict[str, Any]:
     scores = [float(row.correct) for row in rows]
     clusters = [row.item.image_id for row in rows]
-    low, high = bootstrap_interval(scores, clusters, draws=draws, seed=seed)
     generated = any(row.generated is not None for row in rows)
     rates: dict[str, Any] = {
         "questions": len({row.item.id for row in rows}),
         "images": len(set(clusters)),
         "chance": chance(rows),
         "majority": majority(rows),
+        "prior": prior_accuracy(rows, priors, shown=False),
+        "prior_shown": prior_accuracy(rows, priors, shown=True),
         "accuracy": mean(scores),
-        "interval": [low, high],
+        "interval": list(share_interval(scores, clusters, draws=draws, seed=seed)),
         "unparsed": sum(row.predicted is None for row in rows),
         "well_formed": mean(float(row.scores.get("paper") is not None) for row in rows) if generated else None,
     }
@@ -135,26 +155,106 @@ def _rates(rows: Sequence[Prediction], draws: int, seed: int) -> dict[str, Any]:
     return rates
 
 
-def summarise(rows: Sequence[Prediction], *, draws: int = 10_000, seed: int = 0) -> dict[str, Any]:
-    """Return the rates over all questions and for each attribute.
+def _of_attribute(rows: Sequence[Prediction], priors: Priors, draws: int, seed: int) -> dict[str, Any]:
+    rates = _rates(rows, priors, draws, seed)
+    rates |= {
+        "balanced_accuracy": balanced_accuracy(rows),
+        "kappa": kappa(rows),
+        "most_frequent_answer": most_frequent_answer(rows),
+    }
+    sides = two_valued(rows)
+    if sides is not None:
+        rates["two_valued"] = sides
+    matrix = confusion(rows)
+    if matrix is not None:
+        rates["confusion"] = matrix
+    return rates
 
-    `accuracy` is the share of answers whose reading is right (an unparsed answer is wrong) and `interval` its 95 %
-    image-clustered bootstrap interval; `macro_accuracy` the mean of the attributes' accuracies; `well_formed` the share
-    of answers in the form that was asked for (the authors' parser reads them; None where nothing was generated);
-    `parsers` the accuracy under either parser; `forced_accuracy` the share right when the answer sentence is forced and
-    only the letter chosen.
+
+def averaged_intervals(rows: Sequence[Prediction], *, draws: int, seed: int) -> dict[str, list[float]]:
+    """Return the 95 % intervals of the mean over attributes of accuracy (`macro`) and of balanced accuracy (`balanced`).
 
     Args:
         rows: the answers.
         draws: bootstrap replicates.
         seed: their seed.
     """
-    attributes = {}
-    for name, group in sorted(_by(rows, lambda r: r.item.attribute).items()):
-        attributes[name] = _rates(group, draws, seed)
-        matrix = confusion(group)
-        if matrix is not None:
-            attributes[name]["confusion"] = matrix
-    whole = _rates(rows, draws, seed)
-    whole["macro_accuracy"] = mean(rates["accuracy"] for rates in attributes.values())
+    scores, clusters = [float(row.correct) for row in rows], [row.item.image_id for row in rows]
+    names, macro = bootstrap_cells(scores, clusters, [row.item.attribute for row in rows], draws=draws, seed=seed)
+    classes = [(row.item.attribute, row.item.answer_text) for row in rows]
+    cells, recalls = bootstrap_cells(scores, clusters, classes, draws=draws, seed=seed)
+    owners = [cell[0] for cell in cast("list[tuple[str, str]]", cells)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any question of an attribute: no number there
+        by_attribute = [np.nanmean(recalls[:, [owner == name for owner in owners]], axis=1) for name in names]
+        balanced = np.nanmean(np.stack(by_attribute), axis=0)
+        macro_means = np.nanmean(macro, axis=1)
+    return {"macro": list(percentiles(macro_means)), "balanced": list(percentiles(balanced))}
+
+
+def image_control(
+    rows: Sequence[Prediction], controls: Sequence[Prediction], *, draws: int, seed: int
+) -> dict[str, Any] | None:
+    """Return what is left of the accuracy when the same questions come with another image's pixels.
+
+    `accuracy` of the control, `balanced_accuracy` (mean over attributes), and `difference`: accuracy with the right image
+    less that with another, which is what was read from the image, with its interval.
+
+    Args:
+        rows: the answers about the right images; the first run of each question counts.
+        controls: the answers to the same questions about other images.
+        draws: bootstrap replicates.
+        seed: their seed.
+    """
+    if not controls:
+        return None
+    first = {row.item.id: row for row in rows if row.run == 0}
+    pairs = [(first[control.item.id], control) for control in controls]
+    gains = [float(row.correct) - float(control.correct) for row, control in pairs]
+    clusters = [row.item.image_id for row, _ in pairs]
+    groups = _by(controls, lambda control: control.item.attribute)
+    scores = [float(control.correct) for control in controls]
+    return {
+        "questions": len(pairs),
+        "accuracy": mean(scores),
+        "interval": list(share_interval(scores, clusters, draws=draws, seed=seed)),
+        "balanced_accuracy": mean(balanced_accuracy(group) for group in groups.values()),
+        "difference": mean(gains),
+        "difference_interval": list(bootstrap_interval(gains, clusters, draws=draws, seed=seed)),
+        "attributes": {name: mean(float(c.correct) for c in group) for name, group in sorted(groups.items())},
+    }
+
+
+def summarise(
+    rows: Sequence[Prediction], *, priors: Priors | None = None, draws: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """Return the rates over all questions and for each attribute.
+
+    `accuracy` is the share of answers whose reading is right (an unparsed answer is wrong) and `interval` its 95 %
+    interval (`statistics.share_interval`); `macro_accuracy` the mean of the attributes' accuracies, `balanced_accuracy` that of
+    their balanced ones, `kappa` of their kappas; `constant` the attributes that are answered alike whatever the image;
+    `prior` and `prior_shown` the accuracy of training frequencies alone; `well_formed` the share of answers in the form that
+    was asked for (None where nothing was generated); `parsers` the accuracy under each parser; `forced_accuracy` the share
+    right when the answer sentence is forced and only the letter chosen.
+
+    Args:
+        rows: the answers.
+        priors: how often each answer occurs in training, by attribute.
+        draws: bootstrap replicates.
+        seed: their seed.
+    """
+    priors = priors or {}
+    groups = sorted(_by(rows, lambda r: r.item.attribute).items())
+    attributes = {name: _of_attribute(group, priors, draws, seed) for name, group in groups}
+    whole = _rates(rows, priors, draws, seed)
+    intervals = averaged_intervals(rows, draws=draws, seed=seed)
+    kappas = [rates["kappa"] for rates in attributes.values() if rates["kappa"] is not None]
+    whole |= {
+        "macro_accuracy": mean(rates["accuracy"] for rates in attributes.values()),
+        "macro_interval": intervals["macro"],
+        "balanced_accuracy": mean(rates["balanced_accuracy"] for rates in attributes.values()),
+        "balanced_interval": intervals["balanced"],
+        "kappa": mean(kappas) if kappas else None,
+        "constant": [name for name, rates in attributes.items() if rates["most_frequent_answer"]["constant"]],
+    }
     return rounded({**whole, "attributes": attributes})

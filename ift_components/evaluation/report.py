@@ -11,6 +11,7 @@ from ift_components.data.wording import letters
 from ift_components.evaluation.charts import latex_rows, radar, shades
 from ift_components.evaluation.records import Prediction
 from ift_components.evaluation.tasks import CHOICE, of_task
+from ift_components.evaluation.verdict import verdict
 from ift_components.files import write_text
 from ift_components.pages import data_url, environment
 
@@ -71,6 +72,7 @@ def write_pages(folder: Path, results: Mapping[str, Any], predictions: Sequence[
         "r": results,
         "label": label,
         "radar": chart,
+        "verdict": verdict(results),
         "matrices": _matrices(results),
         "wrong": wrong_answers(predictions, results["dataset"]),
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),

@@ -6,12 +6,13 @@ from typing import Any
 
 from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
+from ift_components.evaluation.constancy import training_answers
 from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence
-from ift_components.evaluation.metrics import summarise
+from ift_components.evaluation.metrics import image_control, summarise
 from ift_components.evaluation.records import Prediction
 from ift_components.evaluation.scorers import ScoringContext
 from ift_components.evaluation.settings import EvalSettings
-from ift_components.evaluation.tasks import CHOICE, FREE, REPORT, of_task
+from ift_components.evaluation.tasks import CHOICE, CONTROL, FREE, REPORT, of_task
 from ift_components.evaluation.text_metrics import summarise_texts
 from ift_components.statistics import mean, rounded
 
@@ -33,14 +34,23 @@ def scoring_context(predictions: Sequence[Prediction], data: str | Path, parser:
     return ScoringContext(parser, template, reports, schema)
 
 
+def _in_report_format(predictions: Sequence[Prediction]) -> float:
+    return mean(float(bool(p.scores["report_format"])) for p in predictions)
+
+
 def _instruction_following(predictions: Sequence[Prediction], choices: Sequence[Prediction]) -> dict[str, Any]:
     """Return the measures of `instruction`, those that the answers allow."""
     measures: dict[str, Any] = {}
     if any(p.generated is not None for p in choices):
         measures["well_formed"] = mean(float(p.scores.get("paper") is not None) for p in choices)
-    judged = [bool(p.scores["report_format"]) for p in predictions if "report_format" in p.scores]
+    # The control's answers are to the same questions: they would only count twice.
+    judged = [p for p in predictions if "report_format" in p.scores and p.item.task != CONTROL.name]
     if judged:
-        measures["image_dependence"] = mean(map(float, judged))
+        measures["image_dependence"] = _in_report_format(judged)
+        kinds = sorted({p.item.kind or FREE.name for p in judged})
+        measures["image_dependence_by_kind"] = {
+            kind: _in_report_format([p for p in judged if (p.item.kind or FREE.name) == kind]) for kind in kinds
+        }
     dependence = instruction_dependence(choices)
     if dependence is not None:
         measures["instruction_dependence"] = dependence
@@ -64,9 +74,12 @@ def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset
         dataset: name of the main dataset.
     """
     choices = of_task(predictions, CHOICE, dataset)
-    settings = {"draws": cfg.bootstrap, "seed": cfg.seed}
+    settings: dict[str, Any] = {"draws": cfg.bootstrap, "seed": cfg.seed}
     results: dict[str, Any] = {"label": cfg.label, "dataset": dataset, "split": cfg.split, "scoring": cfg.scoring}
-    results |= {"parser": cfg.parser, **summarise(choices, **settings)}
+    results |= {"parser": cfg.parser, **summarise(choices, priors=training_answers(cfg.data), **settings)}
+    control = image_control(choices, of_task(predictions, CONTROL, dataset), **settings)
+    if control is not None:
+        results["image_control"] = rounded(control)
     results["unanswered"] = sum(p.unanswered is not None for p in predictions)
     results["instruction_following"] = rounded(_instruction_following(predictions, choices))
     unrelated = {name: summarise(of_task(predictions, CHOICE, name), **settings) for name in cfg.unrelated}
@@ -82,7 +95,16 @@ def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset
 
 def table(results: dict[str, Any]) -> str:
     """Return results as a text table, one row an attribute and one for all."""
-    names = ("questions", "chance", "majority", "accuracy", "well_formed", "forced_accuracy", "circular_accuracy")
+    names = (
+        "questions",
+        "chance",
+        "prior_shown",
+        "accuracy",
+        "balanced_accuracy",
+        "well_formed",
+        "forced_accuracy",
+        "circular_accuracy",
+    )
     columns = [name for name in names if results.get(name) is not None]
     width = max(map(len, [*results["attributes"], "attribute"]))
     lines = ["  ".join(["attribute".ljust(width), *columns])]
@@ -91,5 +113,17 @@ def table(results: dict[str, Any]) -> str:
         padded = (cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True))
         lines.append("  ".join([name.ljust(width), *padded]))
     low, high = results["interval"]
-    lines.append(f"accuracy {results['accuracy']:.3f}, 95 % interval {low:.3f} to {high:.3f} (bootstrap over images)")
+    lines.append(
+        f"accuracy {results['accuracy']:.3f}, 95 % interval {low:.3f} to {high:.3f} over images; balanced "
+        f"{results['balanced_accuracy']:.3f}"
+    )
+    if results["constant"]:
+        lines.append(f"answered alike whatever the image: {', '.join(results['constant'])}")
+    control = results.get("image_control")
+    if control:
+        low, high = control["difference_interval"]
+        lines.append(
+            f"with another image's pixels {control['accuracy']:.3f}; read from the image {control['difference']:+.3f} "
+            f"({low:+.3f} to {high:+.3f})"
+        )
     return "\n".join(lines)

@@ -17,8 +17,9 @@ from ift_components.config import config_to_dict, instantiate
 from ift_components.data.prepared import read_manifest
 from ift_components.distributed import World
 from ift_components.errors import DataError, UserError
+from ift_components.evaluation import parsing
 from ift_components.evaluation.free_file import free_items
-from ift_components.evaluation.items import question_items, report_items
+from ift_components.evaluation.items import control_items, question_items, report_items
 from ift_components.evaluation.predictions import PREDICTIONS, RUN_FILE, LineWriter, RunFolder, read_lines
 from ift_components.evaluation.predictors.base import Predictor, Sampling, Work
 from ift_components.evaluation.predictors.own import OwnPredictor, checkpoint_hash
@@ -87,6 +88,8 @@ def load_items(cfg: EvalSettings) -> list[Item]:
     main = dataset_name(cfg.data, cfg.dataset)
     limits: dict[str, Any] = {"max_new_tokens": cfg.max_new_tokens, "limit": cfg.limit}
     items = question_items(Path(cfg.data), cfg.split, main, **limits)
+    if cfg.image_control:
+        items += control_items(items)
     for name, folder in cfg.unrelated.items():
         if name == main:
             raise DataError(f"unrelated: '{name}' is the name of the main dataset; call it something else")
@@ -159,7 +162,7 @@ class Evaluation:
         check_settings(self.cfg)
         draw_if_missing(self.cfg.data)
         self.items = load_items(self.cfg)
-        runs = {name: self.cfg.n_runs if task.lettered else 1 for name, task in TASKS.items()}
+        runs = {name: self.cfg.n_runs if task.repeated else 1 for name, task in TASKS.items()}
         self._work = [Work(item, run) for item in self.items for run in range(runs[item.task])]
         self._data_hashes = _data_hashes(self.cfg)
         self._identify()
@@ -192,7 +195,10 @@ class Evaluation:
 
     def _fingerprint(self) -> dict[str, Any]:
         decisive = {key: value for key, value in self._config().items() if key not in _NO_MATTER}
-        return {**decisive, "weights": self._identity, "data_sha256": self._data_hashes}
+        for key in ("data", "checkpoint_dir"):
+            decisive[key] = decisive[key] and str(Path(decisive[key]).resolve())
+        readings = {"parser_version": parsing.VERSION, "weights": self._identity, "data_sha256": self._data_hashes}
+        return {**decisive, **readings}
 
     def _config(self) -> dict[str, Any]:
         return config_to_dict(self.cfg)

@@ -33,14 +33,14 @@ class ScoringContext:
         schema: the dataset's attributes; None where it has none.
     """
 
-    parser: str = "paper"
+    parser: str = "authors"
     template: ReportTemplate | None = None
     reports: Mapping[str, str] = field(default_factory=dict)
     schema: Schema | None = None
 
 
 class LetterReading:
-    """The option that was chosen: each parser's reading of a generated answer (`paper`, `strict`), else the forced letter.
+    """The option that was chosen: each parser's reading of a generated answer (`parsing.PARSERS`), else the forced letter.
 
     `predicted` is the reading of the parser that decides, `correct` whether it is the right option.
 
@@ -56,7 +56,7 @@ class LetterReading:
         text = prediction.generated
         scores: Scores = {}
         if text is not None:
-            scores |= {name: parse(text, item.options) for name, parse in PARSERS.items()}
+            scores |= {name: parse(item.prompt, text, item.options) for name, parse in PARSERS.items()}
         scores["predicted"] = prediction.forced if text is None else scores[self._parser]
         scores["correct"] = scores["predicted"] == item.answer
         return scores

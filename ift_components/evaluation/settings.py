@@ -69,9 +69,12 @@ class EvalSettings:
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
         resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
+        image_control: ask the multiple-choice questions again with another image's pixels: accuracy that is left was not read
+            from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
-        parser: `paper` (the authors') or `strict`; both are reported, this one decides `accuracy`.
+        parser: `authors` (their rule as it runs), `paper` (the same rule on the answer alone) or `strict`; all are reported,
+            this one decides `accuracy`.
         max_new_tokens: longest generated answer in tokens.
         temperature: 0 is greedy.
         top_p: sampled tokens are drawn from the most probable ones that together reach this probability.
@@ -102,8 +105,9 @@ class EvalSettings:
     tokenizer: dict[str, Any] = field(default_factory=dict)
     tile_padding: str = "none"
     resize: str = "bilinear"
+    image_control: bool = True
     scoring: str = "generate"
-    parser: str = "paper"
+    parser: str = "authors"
     max_new_tokens: int = 50
     temperature: float = 0.0
     top_p: float = 1.0

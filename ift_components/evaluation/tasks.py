@@ -47,19 +47,22 @@ class Task:
         name: what predictions.jsonl calls it.
         render: makes the prompt of a question and its options.
         scorers: gives the scorers of its answers.
-        lettered: whether the answer is a letter, which can be forced, and which repeated runs may differ in.
+        lettered: whether the answer is a letter, which can be forced.
+        repeated: whether `n_runs` asks it again.
     """
 
     name: str
     render: Callable[[str, Sequence[str]], str]
     scorers: Callable[[ScoringContext], Iterable[Scorer]]
     lettered: bool = False
+    repeated: bool = False
 
 
-CHOICE = Task("choice", multiple_choice_prompt, _of_choices, lettered=True)
+CHOICE = Task("choice", multiple_choice_prompt, _of_choices, lettered=True, repeated=True)
+CONTROL = Task("control", multiple_choice_prompt, _of_choices, lettered=True)  # with another image's pixels
 FREE = Task("free", _as_it_is, _of_answers)
 REPORT = Task("report", _as_it_is, _of_reports)
-TASKS = {task.name: task for task in (CHOICE, FREE, REPORT)}
+TASKS = {task.name: task for task in (CHOICE, CONTROL, FREE, REPORT)}
 
 
 def task_of_kind(kind: str) -> Task:

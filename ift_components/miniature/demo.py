@@ -20,7 +20,7 @@ from ift_components.errors import UserError
 from ift_components.evaluation.charts import grouped_bars
 from ift_components.files import require_new_folder
 from ift_components.miniature.questions import OPEN, UNRELATED, write_questions
-from ift_components.miniature.scores import key_scores
+from ift_components.miniature.scores import CONTROL, key_scores
 from ift_components.miniature.study import INSTRUCTION, METHODS, WITHOUT
 from ift_components.smears import contact_sheet, sample_cells
 
@@ -29,6 +29,8 @@ _QUESTIONS = 300
 _SHOWN = ("FT", "InstFree + shuffling")
 _COLUMNS = {
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    CONTROL: "other image",
     "well_formed": "well-formed",
     "forced_accuracy": "forced letter",
     OPEN: "open",
@@ -115,6 +117,8 @@ def main() -> None:
     print(
         "\naccuracy: multiple-choice questions answered right and in the asked form (chance "
         f"{before['chance']:.3f}, always the most frequent answer {before['majority']:.3f})\n"
+        "balanced: mean over attributes and their values, to which always giving one answer adds nothing\n"
+        "other image: accuracy when the same questions come with another image's pixels; it was not read from the image\n"
         "well-formed: answers in the asked form\n"
         "forced letter: accuracy when the answer sentence is given and only the letter is left to choose\n"
         "open: questions to be answered in a sentence; unrelated: tasks about shapes, which have nothing to do with cells\n"

@@ -19,6 +19,8 @@ from ift_components.miniature.questions import OPEN, UNRELATED, write_questions
 from ift_components.smears.dataset import prepared_smears
 from ift_components.smears.styles import STYLES
 
+CONTROL = "another image"  # accuracy when the questions come with another image's pixels
+
 
 def correct(results: dict[str, Any], name: str) -> float:
     """Return the share of right answers in one of the sets of free questions, open and yes/no together."""
@@ -33,8 +35,8 @@ def correct(results: dict[str, Any], name: str) -> float:
 
 def key_scores(results: dict[str, Any]) -> dict[str, float]:
     """Return the numbers that matter of a results.json with the questions of `write_questions` among its free ones."""
-    names = ("accuracy", "well_formed", "forced_accuracy", "chance", "majority")
-    scores = {name: results[name] for name in names}
+    names = ("accuracy", "balanced_accuracy", "well_formed", "forced_accuracy", "chance", "majority")
+    scores = {name: results[name] for name in names} | {CONTROL: results["image_control"]["accuracy"]}
     return scores | {OPEN: correct(results, OPEN), UNRELATED: correct(results, UNRELATED)}
 
 

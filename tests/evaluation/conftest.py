@@ -73,6 +73,7 @@ def eval_config(prepared, checkpoint, tmp_path):
             f"checkpoint_dir={checkpoint}",
             f"output_dir={tmp_path / out}",
             "bootstrap=200",
+            "image_control=false",
             "model.num_layers=4",
         ]
         return load_config("tiny_eval.yaml", [*given, *overrides], EvalSettings)

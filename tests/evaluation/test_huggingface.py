@@ -79,7 +79,14 @@ def test_a_whole_evaluation(folders, prepared, world, tmp_path):
         f"data={prepared}",
         "checkpoint_dir=null",
     ]
-    given += [f"output_dir={tmp_path / 'out'}", "scoring=generate", "bootstrap=100", "limit=6", "max_new_tokens=8"]
+    given += [
+        f"output_dir={tmp_path / 'out'}",
+        "scoring=generate",
+        "bootstrap=100",
+        "image_control=false",
+        "limit=6",
+        "max_new_tokens=8",
+    ]
     results = Evaluation(load_config("tiny_eval.yaml", given, EvalSettings), world).run()
     assert results["questions"] == 6
     assert results["weights"]["class"] == "Qwen2_5_VLForConditionalGeneration"
@@ -99,7 +106,14 @@ def test_repeated_runs_differ(folders, prepared, world, tmp_path):
     """Temperature, top_p and seed stand at the top level of the config and reach this predictor too."""
     component = "predictor._component_=ift_components.evaluation.predictors.HuggingFacePredictor"
     base = [component, f"predictor.path={folders('PubMedVision')}", "predictor.device=cpu", f"data={prepared}"]
-    base += ["checkpoint_dir=null", "scoring=generate", "bootstrap=100", "limit=3", "max_new_tokens=8"]
+    base += [
+        "checkpoint_dir=null",
+        "scoring=generate",
+        "bootstrap=100",
+        "image_control=false",
+        "limit=3",
+        "max_new_tokens=8",
+    ]
 
     def texts(*overrides):
         out = tmp_path / "-".join(overrides)

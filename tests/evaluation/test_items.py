@@ -9,7 +9,7 @@ from PIL import Image
 from ift_components.data.prepared import QUESTION_FEATURES
 from ift_components.errors import DataError
 from ift_components.evaluation.free_file import free_items
-from ift_components.evaluation.items import question_items, report_items
+from ift_components.evaluation.items import control_items, question_items, report_items
 
 
 @pytest.fixture
@@ -176,3 +176,21 @@ def test_questions_of_every_kind(broken):
 def test_an_unknown_kind_is_refused(broken):
     with pytest.raises(DataError, match="is of kind 'essay', expected one of choice, closed, open"):
         load(broken(lambda n, row: {**row, "kind": "essay" if n == 3 else "choice", "answer_text": "x"}))
+
+
+def test_every_image_is_anothers_control_once(prepared):
+    items = load(prepared)
+    controls = control_items(items)
+    assert [control.id for control in controls] == [item.id for item in items]
+    exchanged = {item.image_id: control.image_id for item, control in zip(items, controls, strict=True)}
+    assert set(exchanged) == set(exchanged.values())
+    assert all(image != other for image, other in exchanged.items())
+    pictures = {item.image_id: item.picture().tobytes() for item in items}
+    assert all(control.picture().tobytes() == pictures[control.image_id] for control in controls)
+    assert {(c.task, c.prompt, c.answer) for c in controls} == {("control", i.prompt, i.answer) for i in items}
+    assert control_items(items[:1]) == []
+
+
+def test_limit_never_cuts_a_rotation_group(broken):
+    folder = broken(lambda n, row: {**row, "circular_group": f"g{n // 3}"})
+    assert [len(load(folder, limit=limit)) for limit in (1, 3, 4, 31)] == [3, 3, 6, 32]

@@ -2,15 +2,13 @@
 
 import random
 
+import answers  # beside this file
 import pytest
 
 from ift_components.data.wording import letters, multiple_choice_prompt
-from ift_components.evaluation.parsing import parse_paper, parse_strict
+from ift_components.evaluation.parsing import parse_authors, parse_paper, parse_strict
 
 SIZE = ["big", "small"]
-NUCLEUS = ["irregular", "segmented-bilobed", "segmented-multilobed", "unsegmented-band", "unsegmented-indented"]
-COLOUR = ["blue", "light blue", "purple blue"]
-YES_NO = ["yes", "no"]
 
 
 def test_prompt_is_the_authors():
@@ -40,47 +38,28 @@ def test_paper(text, expected):
     assert parse_paper(text, SIZE) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "options", "expected"),
-    [
-        ("The correct answer is B.", SIZE, 1),
-        ("The correct answer is [B].", SIZE, 1),
-        ("the correct answer is (b)", SIZE, 1),
-        ("Answer: B", SIZE, 1),
-        ("**B**", SIZE, 1),
-        ("b", SIZE, 1),
-        ("B) small", SIZE, 1),
-        ("B. small\nThe cell is small.", SIZE, 1),
-        ("Option B because the cell is tiny.", SIZE, 1),
-        ("It must be (B).", SIZE, 1),
-        ("\uff22", SIZE, 1),  # a full-width B
-        ("The cell is small \U0001f600", SIZE, 1),
-        ("It is SMALL.", SIZE, 1),
-        ("light blue", COLOUR, 1),
-        ("The cytoplasm is light\nblue.", COLOUR, 1),
-        ("segmented-bilobed nucleus", NUCLEUS, 1),
-        ("The answer is A light blue", COLOUR, None),  # letter and text disagree, and A may be an article
-        ("The correct answer is A. light blue", COLOUR, None),
-        ("The answer is a light blue tone", COLOUR, 1),  # an article, then one option's text
-        ("A small cell", SIZE, 1),
-        ("A big one", SIZE, 0),
-        ("bilobed", NUCLEUS, None),
-        ("segmented", NUCLEUS, None),
-        ("nonsense about unsmall things", SIZE, None),
-        ("blue or light blue", COLOUR, None),
-        ("A or B", SIZE, None),
-        ("The correct answer is A. No, the correct answer is B.", SIZE, None),
-        ("The correct answer is D.", SIZE, None),
-        ("The correct answer is D. small", SIZE, None),
-        ("\u6b63\u89e3\u306f\u5c0f\u3055\u3044 \U0001f600", SIZE, None),
-        ("", SIZE, None),
-        ("yes", YES_NO, 0),
-        ("The correct answer is B.", YES_NO, 1),
-        ("Yes, there is no doubt", YES_NO, None),
-    ],
-)
+TABLE = answers.table()
+
+
+def test_the_table_is_long_and_holds_readable_and_unreadable_answers():
+    assert len(TABLE) >= 220
+    assert 80 < sum(reading is None for _, _, reading in TABLE) < 150
+
+
+@pytest.mark.parametrize(("text", "options", "expected"), TABLE)
 def test_strict(text, options, expected):
     assert parse_strict(text, options) == expected
+
+
+def test_authors_rule_as_it_runs():
+    """Their code searches prompt and answer together: a bare letter stands after the prompt's own sentence, and is wrong."""
+    prompt = multiple_choice_prompt("What is the cell size?", SIZE)
+    for text in ("The correct answer is B.", "The correct answer is [B].", "It is tiny. The correct answer is **b**"):
+        assert parse_authors(prompt, text, SIZE) == parse_paper(text, SIZE) == 1
+    for text in ("B", "B.", "[B]", " b"):
+        assert parse_authors(prompt, text, SIZE) is None
+        assert parse_paper(text, SIZE) == 1
+    assert parse_authors(prompt, "The correct answer is C.", SIZE) is None
 
 
 def test_the_form_asked_for_is_read_alike():

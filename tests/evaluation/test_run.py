@@ -63,6 +63,7 @@ def test_outputs(finished, items):
     assert (
         (folder / "table.tex").read_text().endswith(f"out & -- & -- & -- & {100 * results['accuracy']:.1f} & -- \\\\\n")
     )
+    assert "than not looking at the image" in page or "from not looking at the image" in page
     assert "| colour | 8 |" in (folder / "report.md").read_text()
 
 
@@ -115,7 +116,7 @@ def test_killed_in_the_middle(eval_config, tmp_path, world):
     given = [
         f"{key}={getattr(cfg, key)}" for key in ("data", "checkpoint_dir", "output_dir", "batch_size", "bootstrap")
     ]
-    command = ["ift_eval_recipe", "--config", "tiny_eval.yaml", "model.num_layers=4", *given]
+    command = ["ift_eval_recipe", "--config", "tiny_eval.yaml", "model.num_layers=4", "image_control=false", *given]
     process = launch(*command, cwd=tmp_path, streams=(tmp_path / "out.txt", tmp_path / "err.txt"))
     path = Path(cfg.output_dir) / "predictions.jsonl"
     while not (path.is_file() and path.read_bytes().count(b"\n") >= 3):
@@ -169,7 +170,7 @@ def test_a_damaged_line_and_foreign_files(finished, eval_config, world):
 def test_settings_are_checked(eval_config, world, tmp_path):
     for overrides, message in (
         (["scoring=letters"], "scoring: 'letters' is not one of generate, logits, both"),
-        (["parser=loose"], "parser: 'loose' is not one of paper, strict"),
+        (["parser=loose"], "parser: 'loose' is not one of authors, paper, strict"),
         (["n_runs=5"], "5 greedy runs are all the same"),
         (["temperature=-1"], "temperature: -1.0"),
         (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta"),
@@ -208,6 +209,19 @@ def test_repeated_runs_differ_and_follow_the_seed(eval_config, world):
     assert any(len({first[id_, run] for run in range(5)}) > 1 for id_, _ in first)
     assert texts("seed=1", out="second") != first
     assert texts("batch_size=1", out="third") == first
+
+
+def test_the_image_control(eval_config, world):
+    """The taught miniature reads shape and size from the image; with another's pixels that is lost."""
+    cfg = eval_config("image_control=true")
+    results = evaluate(cfg, world)
+    control = results["image_control"]
+    assert (results["questions"], control["questions"]) == (32, 32)
+    assert [row["task"] for row in lines(cfg.output_dir)] == ["choice"] * 32 + ["control"] * 32
+    assert control["difference"] == pytest.approx(results["accuracy"] - control["accuracy"], abs=1e-6)
+    assert set(control["attributes"]) == set(results["attributes"])
+    assert results["prior_shown"] is not None
+    assert results["instruction_following"]["image_dependence_by_kind"] == {"choice": 0}
 
 
 def test_verdicts_are_derived_from_the_answers_again(finished, world):
@@ -251,7 +265,15 @@ def test_two_processes_merge(finished, eval_config, tune, tmp_path):
     out = tmp_path / "two"
     given = [f"data={cfg.data}", f"checkpoint_dir={cfg.checkpoint_dir}", f"output_dir={out}", "model.num_layers=4"]
     tune(
-        "--nproc_per_node", "2", "ift_eval_recipe", "--config", "tiny_eval.yaml", "bootstrap=200", *given, cwd=tmp_path
+        "--nproc_per_node",
+        "2",
+        "ift_eval_recipe",
+        "--config",
+        "tiny_eval.yaml",
+        "bootstrap=200",
+        "image_control=false",
+        *given,
+        cwd=tmp_path,
     )
     assert without_time(lines(out)) == without_time(lines(cfg.output_dir))
     assert json.loads((out / "results.json").read_text())["attributes"] == results["attributes"]

@@ -146,7 +146,7 @@ def config(server, prepared, tmp_path):
         component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
         base = [component, f"predictor.base_url={server}", f"predictor.model={model}", "predictor.concurrency=1"]
         base += ["predictor.retries=0", "checkpoint_dir=null", f"data={prepared}", f"output_dir={tmp_path / out}"]
-        base += ["scoring=generate", "bootstrap=100", "limit=12"]
+        base += ["scoring=generate", "bootstrap=100", "limit=12", "image_control=false"]
         return load_config("tiny_eval.yaml", [*base, *overrides], EvalSettings)
 
     return make

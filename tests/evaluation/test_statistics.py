@@ -5,8 +5,22 @@ import pytest
 import scipy.stats
 import statsmodels.api as sm
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
-from ift_components.statistics import bootstrap_interval, bootstrap_means, compare_paired, mcnemar, mean_sd
+from ift_components.statistics import (
+    bootstrap_cells,
+    bootstrap_interval,
+    bootstrap_means,
+    compare_methods,
+    compare_paired,
+    holm,
+    influences,
+    mcnemar,
+    mean_sd,
+    share_interval,
+    wilson_interval,
+)
 
 
 def clustered(seed, images=150):
@@ -89,3 +103,74 @@ def test_pairing_keeps_the_questions_apart():
 def test_seeds():
     assert mean_sd([0.6, 0.7, 0.8]) == (pytest.approx(0.7), pytest.approx(0.1))
     assert mean_sd([0.6]) == (0.6, None)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 30), (1, 30), (29, 30), (30, 30), (12, 40)])
+def test_wilson_is_statsmodels(right, count):
+    assert wilson_interval(right / count, count) == pytest.approx(proportion_confint(right, count, method="wilson"))
+
+
+def test_the_interval_of_a_small_group_covers_where_the_bootstrap_does_not():
+    """30 questions, p = 0.95: the percentile interval covers about three times of four."""
+    rng = np.random.default_rng(0)
+    hits = {"ours": 0, "bootstrap": 0}
+    for _ in range(300):
+        values = (rng.random(30) < 0.95).astype(float).tolist()
+        for name, interval in (("ours", share_interval), ("bootstrap", bootstrap_interval)):
+            low, high = interval(values, range(30), draws=400)
+            hits[name] += low <= 0.95 <= high
+    assert hits["bootstrap"] / 300 < 0.85
+    assert hits["ours"] / 300 >= 0.91
+
+
+def test_holm_is_statsmodels():
+    rng = np.random.default_rng(1)
+    values = [*rng.random(20) ** 3, 0.5, 0.5]
+    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
+
+
+def test_contributions_estimate_the_bootstraps_variance():
+    values, clusters = clustered(2)
+    cells = [number % 3 for number in range(len(values))]
+    (estimate,), contributions = influences(np.array([values]), clusters, cells)
+    names, replicates = bootstrap_cells(values, clusters, cells, draws=4000)
+    assert sorted(names) == [0, 1, 2]
+    assert estimate == pytest.approx(np.mean([np.mean(np.array(values)[np.array(cells) == c]) for c in range(3)]))
+    assert (contributions**2).sum() ** 0.5 == pytest.approx(replicates.mean(axis=1).std(), rel=0.06)
+
+
+def methods(rng, images, sd, gain=0.0):
+    """Answers of two methods, three seeds each; a seed's accuracy varies by about `sd`, and images differ in difficulty."""
+    difficulty = rng.normal(0.5, 1.2, images)
+
+    def runs(shift):
+        level = difficulty + rng.normal(shift / 0.2, sd / 0.2, (3, 1)) + rng.normal(0, 1, (3, images))
+        return (rng.random((3, images)) < 1 / (1 + np.exp(-level))).astype(float)
+
+    return runs(0.0), runs(gain)
+
+
+def false_alarms(sd, images, worlds, seed):
+    rng = np.random.default_rng(seed)
+    return np.mean([compare_methods(*methods(rng, images, sd), range(images)).p <= 0.05 for _ in range(worlds)])
+
+
+def test_methods_that_differ_and_methods_that_do_not():
+    found = compare_methods(*methods(np.random.default_rng(0), 1000, 0.01, gain=0.15), range(1000))
+    assert found.low < found.difference < found.high
+    assert 0.05 < found.difference < 0.3
+    assert found.p < 0.01
+    assert found.seeds == (3, 3)
+    first, _ = methods(np.random.default_rng(1), 50, 0.02)
+    same = compare_methods(first, first, range(50))
+    assert (same.difference, same.p) == (0, 1)
+    single = compare_methods(first[:1], first[1:2], range(50))  # two checkpoints: no seeds to speak of
+    assert single.sd_seeds == 0
+    assert false_alarms(0.03, 300, 400, 7) < 0.09
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [0.01, 0.02, 0.03, 0.05])
+def test_false_alarms_of_equal_methods_come_as_often_as_promised(sd):
+    rates = [false_alarms(sd, images, 2000, seed) for seed, images in enumerate((300, 1000))]
+    assert 0.03 <= np.mean(rates) <= 0.07

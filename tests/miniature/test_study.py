@@ -7,7 +7,7 @@ import pytest
 from ift_components.config import load_config
 from ift_components.miniature.demo import comparison
 from ift_components.miniature.questions import OPEN, UNRELATED, write_questions
-from ift_components.miniature.scores import correct
+from ift_components.miniature.scores import CONTROL, correct
 from ift_components.miniature.study import INSTRUCTION, METHODS, table
 from ift_components.proxy import UpdateRule
 from ift_components.smears.dataset import prepared_smears
@@ -15,6 +15,8 @@ from ift_components.training.settings import TrainSettings, check_settings
 
 ROW = {
     "accuracy": 0.5,
+    "balanced_accuracy": 0.45,
+    CONTROL: 0.35,
     "well_formed": 1.0,
     "forced_accuracy": 0.5,
     "chance": 0.3,
@@ -37,14 +39,16 @@ def test_methods_are_configs_of_their_rule(tmp_path):
 
 def test_table_gives_mean_and_standard_deviation():
     text = table({"without": [ROW], "FT": [ROW, {**ROW, "accuracy": 0.7}]})
-    assert "| without | 1 | 0.500 | 1.000" in text
-    assert "| FT | 2 | 0.600 ± 0.141 | 1.000 ± 0.000" in text
+    assert "| without | 1 | 0.500 | 0.450 | 0.350 | 1.000" in text
+    assert "| FT | 2 | 0.600 ± 0.141 | 0.450 ± 0.000 | 0.350 ± 0.000 | 1.000 ± 0.000" in text
     assert "majority" not in text
 
 
 def test_comparison_is_one_row_a_model():
     lines = comparison({"a": ROW, "longer name": ROW}).splitlines()
-    assert [line.split()[-5:] for line in lines[1:]] == [["0.500", "1.000", "0.500", "0.200", "0.900"]] * 2
+    assert [line.split()[-7:] for line in lines[1:]] == [
+        ["0.500", "0.450", "0.350", "1.000", "0.500", "0.200", "0.900"]
+    ] * 2
     assert len({len(line) for line in lines}) == 1
 
 

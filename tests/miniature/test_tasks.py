@@ -29,7 +29,7 @@ def test_multiple_choice_is_answered_as_the_paper_parses_it(drawn):
         'Response with only the letter of the correct choice, starting with "The correct answer is [A or B'
     )
     for parser in PARSERS.values():
-        assert texts[parser(answer, texts)] in {values[name] for name in asked}
+        assert texts[parser(prompt, answer, texts)] in {values[name] for name in asked}
     assert question
 
 
