@@ -45,7 +45,10 @@ def test_it_learns_and_answers_by_its_most_probable_option(prepared, reference):
     items = question_items(prepared, "test", "shapes")
     predictor.check(items)
     answers = dict(predictor.answer([Work(item) for item in items]))
-    chosen = {work.item.id: PARSERS["strict"](answer.generated, work.item.options) for work, answer in answers.items()}
+    chosen = {
+        work.item.id: PARSERS["strict"](work.item.prompt, answer.generated, work.item.options)
+        for work, answer in answers.items()
+    }
     assert sum(chosen[item.id] == item.answer for item in items) / len(items) > 0.7
     images = torch.stack([ImageTransform(tiny_vision_transform())(item.picture()) for item in items])
     with torch.no_grad():
