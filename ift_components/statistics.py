@@ -11,7 +11,6 @@ from scipy.stats import t as student
 
 _CHUNK = 500  # bootstrap draws held in memory at once
 _ZERO = 1e-12  # replicates are sums of fractions: what is zero may come out as 1e-17
-_HALF = 0.5
 _FEWEST = 10  # clusters on either side below which a percentile interval degenerates
 
 Floats = NDArray[np.float64]
@@ -202,16 +201,22 @@ class MethodComparison:
         return {**asdict(self), "seeds": list(self.seeds)}
 
 
-def influences(values: Floats, clusters: Sequence[Hashable], cells: Sequence[Hashable]) -> tuple[Floats, Floats]:
-    """Return each run's mean over cells of the cells' means, and what each cluster contributes to it.
+def influences(
+    values: Floats,
+    clusters: Sequence[Hashable],
+    cells: Sequence[Hashable],
+    weights: Mapping[Hashable, float] | None = None,
+) -> tuple[Floats, Floats]:
+    """Return each run's weighted mean over cells of the cells' means, and what each cluster contributes to it.
 
-    The mean of ratios of sums is linearised (Taylor): cluster i contributes sum over cells c of (s_ic - p_c n_ic) / (N_c C), so
+    The mean of ratios of sums is linearised (Taylor): cluster i contributes sum over cells c of w_c (s_ic - p_c n_ic) / N_c, so
     that the sum of squared contributions estimates the variance over clusters, as the cluster bootstrap with many draws does.
 
     Args:
         values: [runs, questions].
         clusters: the image of each question.
         cells: the cell of each question; one cell gives the plain mean.
+        weights: weight w_c of each cell, 1 in all; None weighs them alike.
 
     Returns:
         Estimates [runs] and contributions [runs, clusters].
@@ -222,13 +227,18 @@ def influences(values: Floats, clusters: Sequence[Hashable], cells: Sequence[Has
     which = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
     totals = np.bincount(columns, minlength=len(names))
     means = np.stack([np.bincount(columns, weights=run, minlength=len(names)) for run in values]) / totals
-    parts = (values - means[:, columns]) / (totals[columns] * len(names))
+    weight = np.array([1 / len(names) if weights is None else weights[name] for name in names])
+    parts = (values - means[:, columns]) * (weight / totals)[columns]
     contributions = np.stack([np.bincount(which, weights=run, minlength=len(index)) for run in parts])
-    return np.asarray(means.mean(axis=1), dtype=float), np.asarray(contributions, dtype=float)
+    return np.asarray(means @ weight, dtype=float), np.asarray(contributions, dtype=float)
 
 
 def compare_methods(
-    first: Floats, second: Floats, clusters: Sequence[Hashable], cells: Sequence[Hashable] | None = None
+    first: Floats,
+    second: Floats,
+    clusters: Sequence[Hashable],
+    cells: Sequence[Hashable] | None = None,
+    weights: Mapping[Hashable, float] | None = None,
 ) -> MethodComparison:
     """Compare two methods whose runs answer the same questions, with what both images and seeds leave uncertain.
 
@@ -243,9 +253,12 @@ def compare_methods(
         second: [runs, questions], the same questions.
         clusters: the image of each question.
         cells: cells whose means are averaged (balanced or macro figures); None takes the plain mean.
+        weights: weight of each cell, 1 in all; None weighs them alike.
     """
     cells = cells if cells is not None else [0] * first.shape[1]
-    (mean_first, of_first), (mean_second, of_second) = (influences(x, clusters, cells) for x in (first, second))
+    (mean_first, of_first), (mean_second, of_second) = (
+        influences(x, clusters, cells, weights) for x in (first, second)
+    )
     difference = float(mean_second.mean() - mean_first.mean())
     number = of_first.shape[1]
     over_images = float(((of_second.mean(0) - of_first.mean(0)) ** 2).sum()) * number / max(1, number - 1)
@@ -276,35 +289,6 @@ def compare_methods(
     )
 
 
-@dataclass(frozen=True)
-class PairedComparison:
-    """Two runs on the same questions.
-
-    Attributes:
-        questions: number of questions.
-        difference: accuracy of the second run less that of the first.
-        low: lower end of the 95 % interval of the difference, by cluster bootstrap.
-        high: its upper end.
-        p_bootstrap: two-sided p-value of no difference from the same replicates.
-        only_first: questions that only the first run answers rightly.
-        only_second: questions that only the second run answers rightly.
-        p_mcnemar: exact two-sided McNemar p-value; it takes questions as independent.
-    """
-
-    questions: int
-    difference: float
-    low: float
-    high: float
-    p_bootstrap: float
-    only_first: int
-    only_second: int
-    p_mcnemar: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as plain data."""
-        return asdict(self)
-
-
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
     """Compare two runs by McNemar's exact test: is a discordant question equally likely to fall to either side?
 
@@ -322,43 +306,6 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     total = only_first + only_second
     return only_first, only_second, float(binomtest(only_first, total, 0.5).pvalue) if total else 1.0
-
-
-def compare_paired(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-) -> PairedComparison:
-    """Compare two runs on the same questions by cluster bootstrap of the difference and by McNemar's test.
-
-    The bootstrap p-value is 2 min(#{d* <= 0}, #{d* >= 0}) over the replicates d* of the difference, with one added to count and
-    number of draws (Davison and Hinkley 1997, section 4.2), at most 1.
-
-    Args:
-        first: what each question earned in the first run, 0 to 1 (a mean over repeated runs is allowed).
-        second: the same in the second run, in the same order.
-        clusters: the image of each question.
-        draws: number of replicates.
-        seed: seed of the draws.
-    """
-    gains = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
-    means = bootstrap_means(gains.tolist(), clusters, draws=draws, seed=seed)
-    low, high = np.quantile(means, [0.025, 0.975])
-    tail = min(int((means <= _ZERO).sum()), int((means >= -_ZERO).sum()))
-    b, c, p = mcnemar([value > _HALF for value in first], [value > _HALF for value in second])
-    return PairedComparison(
-        questions=len(gains),
-        difference=float(gains.mean()),
-        low=float(low),
-        high=float(high),
-        p_bootstrap=min(1.0, 2 * (tail + 1) / (draws + 1)),
-        only_first=b,
-        only_second=c,
-        p_mcnemar=p,
-    )
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:

@@ -289,11 +289,16 @@ def test_comparison(finished, eval_config, world, *, tmp_path, monkeypatch, caps
     ift_eval_recipe.main()
     found = json.loads((tmp_path / "page" / "comparison.json").read_text())
     (pair,) = found["pairs"]
-    assert (pair["first"], pair["second"]) == ("before", "out")
+    assert (pair["first"], pair["second"]) == ("untuned", "out")
     assert pair["difference"] == pytest.approx(results["accuracy"], abs=1e-6)  # untuned answers are never well formed
-    assert pair["only_second"] == round(32 * results["accuracy"])
-    assert pair["p_mcnemar"] == pytest.approx(2 * 0.5 ** pair["only_second"], abs=1e-6)
-    assert f"out - before: +{results['accuracy']:.3f}" in capsys.readouterr().out
+    assert "p_mcnemar" not in pair  # four questions an image
+    assert pair["seeds"] == [1, 1]
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert 0 < pair["p"] < 0.01 > pair["p_holm"] > pair["p"]
+    before = json.loads((Path(other.output_dir) / "results.json").read_text())
+    gain = results["balanced_accuracy"] - before["balanced_accuracy"]
+    assert pair["balanced"]["difference"] == pytest.approx(gain, abs=1e-6)
+    assert f"out - untuned: +{results['accuracy']:.3f}" in capsys.readouterr().out
     page = (tmp_path / "page" / "comparison.html").read_text()
     assert page.count("<img") == 1
     assert (tmp_path / "page" / "table.tex").read_text().splitlines()[1].startswith("untuned & -- & -- & -- & 0.0")
@@ -304,3 +309,27 @@ def test_comparison(finished, eval_config, world, *, tmp_path, monkeypatch, caps
         compare(eval_config(f"compare=[{other.output_dir},{tmp_path}]", out="new"))
     with pytest.raises(UserError, match="two or more different folders"):
         compare(eval_config(f"compare=[{other.output_dir},{other.output_dir}]", out="new"))
+
+
+def test_labels_are_compared_whatever_the_number_of_runs(eval_config, world, tmp_path):
+    """Three seeds of one method and three of another beside a baseline: every two labels are compared, once."""
+    folders = []
+    for label, seeds in (("before", 1), ("FT", 3), ("InstFree", 3)):
+        for seed in range(seeds):
+            name = f"{label}-{seed}"
+            evaluate(eval_config("limit=8", "temperature=0.7", f"seed={seed}", f"label={label}", out=name), world)
+            folders.append(tmp_path / name)
+    given = ",".join(map(str, folders))
+    found = compare(eval_config(f"compare=[{given}]", out="page"))
+    assert [(p["first"], p["second"], p["seeds"]) for p in found["pairs"]] == [
+        ("before", "FT", [1, 3]),
+        ("before", "InstFree", [1, 3]),
+        ("FT", "InstFree", [3, 3]),
+    ]
+    same = found["pairs"][2]  # the same model, the same seeds
+    assert (same["difference"], same["p"], same["p_holm"]) == (0, 1, 1)
+    page = (tmp_path / "page" / "comparison.html").read_text()
+    assert '<td>InstFree</td><td class="left">FT</td>' in page
+    evaluate(eval_config("limit=8", "parser=strict", "label=other", out="strict"), world)
+    with pytest.raises(UserError, match=r"has parser=authors, strict parser=strict; evaluate them alike"):
+        compare(eval_config(f"compare=[{folders[0]},{tmp_path / 'strict'}]", out="page2"))
