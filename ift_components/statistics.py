@@ -228,7 +228,12 @@ def influences(
     totals = np.bincount(columns, minlength=len(names))
     means = np.stack([np.bincount(columns, weights=run, minlength=len(names)) for run in values]) / totals
     weight = np.array([1 / len(names) if weights is None else weights[name] for name in names])
-    parts = (values - means[:, columns]) * (weight / totals)[columns]
+    # A mean fits its own questions: what they leave over is too small by (N - 1) / N, and nothing where a cell has one
+    # question. There the deviation from the mean of all stands in.
+    alone = totals == 1
+    centres = np.where(alone, values.mean(axis=1, keepdims=True), means)
+    scale = np.sqrt(totals / np.where(alone, 1, totals - 1))
+    parts = (values - centres[:, columns]) * (weight * scale / totals)[columns]
     contributions = np.stack([np.bincount(which, weights=run, minlength=len(index)) for run in parts])
     return np.asarray(means @ weight, dtype=float), np.asarray(contributions, dtype=float)
 

@@ -1,5 +1,7 @@
 """Intervals and paired tests against scipy and statsmodels, and against numbers worked out by hand."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -161,6 +163,21 @@ def test_methods_that_differ_and_methods_that_do_not():
     single = compare_methods(first[:1], first[1:2], range(50))  # two checkpoints: no seeds to speak of
     assert single.sd_seeds == 0
     assert false_alarms(0.03, 300, 400, 7) < 0.09
+
+
+def balanced_p(rng, questions=200, attributes=12):
+    """Two equal checkpoints, compared by balanced accuracy over few questions: many classes have one question or two."""
+    attribute = rng.integers(0, attributes, questions)
+    cells = [(int(a), int(c)) for a, c in zip(attribute, rng.choice(3, questions, p=[0.7, 0.22, 0.08]), strict=True)]
+    classes = Counter(name for name, _ in set(cells))
+    weights = {cell: 1 / (len(classes) * classes[cell[0]]) for cell in cells}
+    first, second = ((rng.random((1, questions)) < 0.55).astype(float) for _ in range(2))
+    return compare_methods(first, second, range(questions), cells, weights).p
+
+
+def test_small_classes_raise_no_false_alarm():
+    rng = np.random.default_rng(5)
+    assert np.mean([balanced_p(rng) <= 0.05 for _ in range(600)]) <= 0.08
 
 
 @pytest.mark.slow
