@@ -14,7 +14,7 @@ from ift_components.data.dataset import DatasetContext, collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.evaluation.engine import Engine
-from ift_components.evaluation.items import choice_items
+from ift_components.evaluation.items import question_items
 from ift_components.models import tiny_vision_transform
 from ift_components.models.build import build_for_inference
 from ift_components.models.forward import ResponseLoss
@@ -134,7 +134,9 @@ def test_evaluation_reads_the_tuned_checkpoint(tune, prepared, warm, tuned):
     options = [f"data={prepared}", f"output_dir={out}", f"checkpoint_dir={checkpoint}"]
     tune("ift_eval_recipe", "--config", "tiny_eval.yaml", *options, cwd=tuned.parent, real=True)
     results = json.loads((out / "results.json").read_text())
-    rows = {row["id"]: row for row in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 64  # every question once more with another image's pixels
+    rows = {row["id"]: row for row in lines if row["task"] == "choice"}
     assert results["questions"] == len(rows) == 32  # 8 images, 4 attributes
     assert set(results["attributes"]) == {"shape", "colour", "size", "border"}
     right = sum(row["predicted"] == row["answer"] for row in rows.values())
@@ -142,7 +144,7 @@ def test_evaluation_reads_the_tuned_checkpoint(tune, prepared, warm, tuned):
     node = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
     model = build_for_inference(node, str(checkpoint), torch.device("cpu"), torch.float32)
     transform = tiny_vision_transform()
-    for item in choice_items(prepared, "test", "shapes")[:6]:
+    for item in question_items(prepared, "test", "shapes")[:6]:
         engine = Engine(model, transform)
         picture = ImageTransform(transform)(item.picture()).unsqueeze(0)
         state = engine.start(engine.encode(picture), [prompt_tokens(transform, Text(item.prompt))], item.max_new_tokens)
