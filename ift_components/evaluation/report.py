@@ -54,13 +54,16 @@ def _matrices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def write_pages(folder: Path, results: Mapping[str, Any], predictions: Sequence[Prediction]) -> None:
+def write_pages(
+    folder: Path, results: Mapping[str, Any], predictions: Sequence[Prediction], *, private: bool = False
+) -> None:
     """Write report.html, report.md and table.tex into a run's folder.
 
     Args:
         folder: the folder.
         results: the content of results.json.
         predictions: the scored answers, with their pictures.
+        private: whether the data are: the pages then hold figures alone, no image, question, option or answer.
     """
     attributes = results["attributes"]
     label = results["label"] or folder.resolve().name
@@ -73,8 +76,8 @@ def write_pages(folder: Path, results: Mapping[str, Any], predictions: Sequence[
         "label": label,
         "radar": chart,
         "verdict": verdict(results),
-        "matrices": _matrices(results),
-        "wrong": wrong_answers(predictions, results["dataset"]),
+        "matrices": [] if private else _matrices(results),
+        "wrong": [] if private else wrong_answers(predictions, results["dataset"]),
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     }
     templates = environment("ift_components.evaluation")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
+from ift_components.errors import DataError
 from ift_components.evaluation.constancy import training_answers
 from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence
 from ift_components.evaluation.metrics import image_control, summarise
@@ -72,8 +73,16 @@ def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset
         predictions: the scored answers.
         cfg: the evaluation's config.
         dataset: name of the main dataset.
+
+    Raises:
+        DataError: if the main dataset has no multiple-choice question, which all figures at the top level are made of.
     """
     choices = of_task(predictions, CHOICE, dataset)
+    if not choices:
+        raise DataError(
+            f"data: {cfg.data} has no multiple-choice question in split '{cfg.split}', which results.json is made of; the "
+            "answers, each with its scores, are in predictions.jsonl"
+        )
     settings: dict[str, Any] = {"draws": cfg.bootstrap, "seed": cfg.seed}
     results: dict[str, Any] = {"label": cfg.label, "dataset": dataset, "split": cfg.split, "scoring": cfg.scoring}
     results |= {"parser": cfg.parser, **summarise(choices, priors=training_answers(cfg.data), **settings)}

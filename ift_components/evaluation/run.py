@@ -299,5 +299,7 @@ class Evaluation:
             "versions": versions(),
         }
         write_json(self.path / "results.json", results)
-        write_pages(self.path, results, predictions)
+        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
+        private = bool(read_manifest(self.cfg.data).get("private", True))
+        write_pages(self.path, results, predictions, private=private)
         return results

@@ -1,6 +1,7 @@
 """Whole evaluations: outputs, resuming, refusing, several processes, comparing."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -65,6 +66,21 @@ def test_outputs(finished, items):
     )
     assert "than not looking at the image" in page or "from not looking at the image" in page
     assert "| colour | 8 |" in (folder / "report.md").read_text()
+
+
+def test_pages_of_private_data_hold_figures_alone(eval_config, prepared, world, tmp_path):
+    private = tmp_path / "private"
+    shutil.copytree(prepared, private)
+    manifest = json.loads((private / "manifest.json").read_text())
+    (private / "manifest.json").write_text(json.dumps({**manifest, "private": True}))
+    cfg = eval_config(f"data={private}", "limit=8")
+    results = evaluate(cfg, world)
+    page = (Path(cfg.output_dir) / "report.html").read_text()
+    assert 'class="card"' not in page
+    assert 'class="matrix"' not in page
+    assert "What is the" not in page
+    assert "triangle" not in page
+    assert f"{100 * results['accuracy']:.1f}" in page
 
 
 def test_the_page_escapes_what_models_and_datasets_say(eval_config, world, monkeypatch):
