@@ -8,6 +8,7 @@ from ift_components.evaluation.settings import EvalSettings
 from ift_components.miniature.questions import OPEN, UNRELATED
 from ift_components.miniature.scores import score
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.settings import TrainSettings, check_settings
 
 RECIPES = {
@@ -39,6 +40,7 @@ def test_its_scores(world, tmp_path):
 def test_configs_are_whole_without_overrides(name):
     cfg = load_config(name, [], EvalSettings if name == "tiny_eval.yaml" else TrainSettings)
     assert cfg.checkpoint_dir == str(TINY_CHECKPOINT)
+    draw_if_missing(cfg.data)
     assert read_manifest(cfg.data)["counts"]["reports"]["train"] == 2000
     if name != "tiny_eval.yaml":
         assert check_settings(cfg).is_warm_up == (name == "tiny_warmup.yaml")
