@@ -1,7 +1,7 @@
 """Losses of a few steps of every kind of run on the shipped miniature, as they were recorded: a refactoring changes none.
 
-They were recorded with bicubic resizing. The figures hold to 1e-4 across CPUs; a difference means that what is computed has changed, and then the change says why and
-records them anew (the failing assertion shows the new ones).
+They were recorded with bicubic resizing. The figures hold to 1e-4 across CPUs; a difference means that what is computed has
+changed, and then the change says why and records them anew (the failing assertion shows the new ones).
 """
 
 import pytest
