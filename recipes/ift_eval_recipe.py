@@ -16,8 +16,9 @@ from ift_components.distributed import distributed
 from ift_components.errors import ConfigError
 from ift_components.evaluation.compare import compare, comparison_table
 from ift_components.evaluation.results import table
-from ift_components.evaluation.run import Evaluation
+from ift_components.evaluation.run import Evaluation, tuning_steps
 from ift_components.evaluation.settings import EvalSettings, check_settings
+from ift_components.evaluation.verdict import standing
 
 
 @entry_point(EvalSettings)
@@ -35,6 +36,7 @@ def main(cfg: EvalSettings) -> None:
         results = evaluation.run()
     if results is not None:
         print(table(results))
+        print(standing(results, tuning_steps(cfg)))
         print(f"results: {evaluation.path / 'results.json'}, pages: {evaluation.path / 'report.html'}")
 
 

@@ -76,12 +76,7 @@ def open_image(paths: Sequence[Path], preparation: Preparation) -> Opened:
         DataError: if it cannot be decoded, is animated or has more than 100 million pixels, or if all are masks.
     """
     for path in paths:
-        try:
-            opened = _open(path, preparation)
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
+        opened = _open(path, preparation)
         if opened is not None:
             return opened
     raise DataError(f"is missing: {len(paths)} file(s), all of them masks (two-valued)")
@@ -116,13 +111,20 @@ def _read(path: Path) -> tuple[bytes, Image.Image, list[str]]:
     if not data:
         raise DataError("is an empty file")
     done: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own warnings of damage and size: what matters is raised below
-        if data[128:132] == b"DICM":
-            from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
+    # A damaged file makes Pillow and pydicom raise nearly anything, and each is that file's problem. What is done to the
+    # decoded image afterwards is ours: an error there is no file's, and is not caught.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own warnings of damage and size: what matters is raised below
+            if data[128:132] == b"DICM":
+                from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
-            return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
-        return data, _decode(data, done), done
+                return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
+            return data, _decode(data, done), done
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
 
 
 def _decode(data: bytes, done: list[str]) -> Image.Image:
@@ -155,8 +157,8 @@ def _fit(image: Image.Image, done: list[str], preparation: Preparation) -> Image
     crop, max_side = preparation.center_crop, preparation.max_side
     if crop and max(image.size) > crop:
         width, height = (min(side, crop) for side in image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+        x, y = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((x, y, x + width, y + height))
         done.append(f"cropped to the middle {width}x{height}")
     if max_side and max(image.size) > max_side:
         ratio = max_side / max(image.size)

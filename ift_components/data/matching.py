@@ -112,10 +112,10 @@ def image_column(index: ImageIndex, rows: Sequence[Mapping[str, str]], table: st
     for column in rows[0]:
         values = [row[column] for row in rows if row[column]]
         distinct = set(values)
-        known = sum(count for level, count in index.matches(distinct).items() if level)
+        named = sum(count for level, count in index.matches(distinct).items() if level)
         # One row an image: a column of few values that happen to be names of files is none.
         shares[column] = (
-            known / len(distinct) * len(values) / len(rows) if distinct and 2 * len(distinct) > len(values) else 0
+            named / len(distinct) * len(values) / len(rows) if distinct and 2 * len(distinct) > len(values) else 0
         )
     best = max(shares, key=lambda column: shares[column])
     if shares[best] < ENOUGH:

@@ -94,16 +94,16 @@ def latex_rows(groups: Mapping[str, Mapping[str, tuple[float, float | None]]]) -
     Args:
         groups: for each method, mean accuracy and standard deviation by dataset.
     """
-    known = {name.casefold().replace("-ddsm", "").replace("_ddsm", ""): name for name in PAPER_DATASETS}
+    paper_names = {name.casefold().replace("-ddsm", "").replace("_ddsm", ""): name for name in PAPER_DATASETS}
 
     def column(dataset: str) -> str:
-        return known.get(dataset.casefold().replace("-ddsm", "").replace("_ddsm", ""), dataset)
+        return paper_names.get(dataset.casefold().replace("-ddsm", "").replace("_ddsm", ""), dataset)
 
-    found = {method: {column(name): value for name, value in row.items()} for method, row in groups.items()}
-    others = sorted({name for row in found.values() for name in row} - set(PAPER_DATASETS))
+    by_column = {method: {column(name): value for name, value in row.items()} for method, row in groups.items()}
+    others = sorted({name for row in by_column.values() for name in row} - set(PAPER_DATASETS))
     columns = [*PAPER_DATASETS, *others]
     lines = [f"% {' & '.join(['method', *columns, 'Avg'])} \\\\ (accuracy in percent)"]
-    for method, row in found.items():
+    for method, row in by_column.items():
         cells = [tex(method)]
         for name in columns:
             if name not in row:

@@ -1,5 +1,6 @@
 """One evaluation from its config: items to predictions.jsonl to results.json and its pages."""
 
+import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,16 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             present[name] = version(name)
     return present
+
+
+def tuning_steps(cfg: EvalSettings) -> int | None:
+    """Return the optimizer steps of the run that left the checkpoint or adapter, by its run.json; None if there is none."""
+    folder = cfg.adapter_dir or cfg.checkpoint_dir
+    run = Path(folder).resolve().parent / RUN_FILE if folder is not None else None
+    if run is None or not run.is_file():
+        return None
+    steps: int | None = json.loads(run.read_text(encoding="utf-8")).get("steps")
+    return steps
 
 
 class Evaluation:

@@ -5,13 +5,20 @@ from typing import Any
 
 from ift_components.pages import percent
 
+FEW_STEPS = 500  # below this a tuning is likely to have been too short
+
+
+def _prior(results: Mapping[str, Any]) -> tuple[float, str]:
+    """Return the accuracy of the best way to answer without looking, and what it is."""
+    if results["prior_shown"] is not None:
+        return results["prior_shown"], "always choosing the option that is most frequent in training"
+    return results["majority"], "always giving the most frequent answer of these questions"
+
 
 def _against_prior(results: Mapping[str, Any]) -> str:
     low, high = results["interval"]
     accuracy = f"Accuracy is {percent(results['accuracy'])} % ({percent(low)} to {percent(high)})"
-    prior, name = results["prior_shown"], "always choosing the option that is most frequent in training"
-    if prior is None:
-        prior, name = results["majority"], "always giving the most frequent answer of these questions"
+    prior, name = _prior(results)
     reached = f"{name} reaches {percent(prior)} %"
     if low > prior:
         return f"{accuracy}: better than not looking at the image, since {reached}."
@@ -59,3 +66,23 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         counts = " and ".join(f"{results[name]} {name}" for name in lost)
         sentences.append(f"{counts} answers count as wrong.")
     return sentences
+
+
+def standing(results: Mapping[str, Any], steps: int | None = None) -> str:
+    """Return a sentence on where a model stands, and what to try where it is not better than not looking.
+
+    Args:
+        results: the content of results.json.
+        steps: optimizer steps of the tuning, if known.
+    """
+    sentence = _against_prior(results)
+    if steps is not None:
+        sentence += f" The model was tuned for {steps} steps."
+    if results["interval"][0] > _prior(results)[0]:
+        return sentence
+    if steps is not None and steps < FEW_STEPS:
+        return f"{sentence} Train longer (epochs, dataset.repeat), then look at shuffling."
+    return (
+        f"{sentence} Look at preview.html whether the answers can be seen in the images, balance rare values, or try another "
+        "learning rate."
+    )

@@ -82,14 +82,16 @@ def test_fine_tuning_leaves_a_checkpoint_and_its_records(tuned, warm):
     assert run["steps"] == 8
     assert run["trained_parameters"] == {"proxy": 1024, "encoder": 566_211, "fusion": 740_264}
     assert losses(tuned)[-1] < losses(tuned)[0] - 0.5
-    assert {p.name for p in (tuned / "checkpoint").iterdir()} >= {
+    assert {p.name for p in (tuned / "checkpoint").iterdir()} == {
         "README.md",
+        "chat_template.jinja",
         "config.json",
         "generation_config.json",
         "model.safetensors",
         "model.safetensors.index.json",
         "preprocessor_config.json",
         "tokenizer.json",
+        "tokenizer_config.json",
         PROXY,
     }
     momentum = load_file(tuned / "checkpoint" / PROXY)["proxy_instruction"]

@@ -98,31 +98,31 @@ class _Facts:
     views: dict[str, str]
     best: dict[str, str]
     splits: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, list[Question]] = field(default_factory=lambda: defaultdict(list))
+    questions: dict[str, list[Question]] = field(default_factory=lambda: defaultdict(list))
     problems: Problems = field(default_factory=lambda: Problems(private=True))
 
 
 def _read_facts(files: _Files, min_dice: float, methods: Sequence[str]) -> _Facts:
-    kept = _passing(files.masks, min_dice) if files.masks else None
+    passing = _passing(files.masks, min_dice) if files.masks else None
     views = {
         dicom: sys.intern(view)
         for dicom, view in stream_columns(files.metadata, ("dicom_id", "ViewPosition"))
-        if kept is None or dicom in kept
+        if passing is None or dicom in passing
     }
-    found = _Facts(views, _best_methods(files.reports, methods))
+    facts = _Facts(views, _best_methods(files.reports, methods))
     studies = set()
     for dicom, study, split in stream_columns(files.splits, ("dicom_id", "study_id", "split")):
         if dicom in views:
-            found.splits[dicom] = sys.intern(split_name(split))
-            if found.splits[dicom] != "train":
+            facts.splits[dicom] = sys.intern(split_name(split))
+            if facts.splits[dicom] != "train":
                 studies.add(study)
     if files.questions:
-        _read_questions(files.questions, studies, found)
-    return found
+        _read_questions(files.questions, studies, facts)
+    return facts
 
 
-def _read_records(files: _Files, known: _Facts, problems: Problems) -> Iterator[Record]:
-    problems.extend(known.problems)
+def _read_records(files: _Files, facts: _Facts, problems: Problems) -> Iterator[Record]:
+    problems.extend(facts.problems)
     done: set[str] = set()
     for table, split in zip(files.reports, PARTS.values(), strict=True):
         for number, entry in enumerate(stream_json_list(table)):
@@ -131,12 +131,12 @@ def _read_records(files: _Files, known: _Facts, problems: Problems) -> Iterator[
             if dicom is None:
                 problems.add(where, "id, image, generate_method or conversations is missing or has a wrong type")
                 continue
-            reason = _why_left_out(entry, dicom, known) or ("annotated a second time" if dicom in done else "")
+            reason = _why_left_out(entry, dicom, facts) or ("annotated a second time" if dicom in done else "")
             if reason:
                 problems.left_out[reason] += 1
                 continue
             done.add(dicom)
-            listed = known.splits.get(dicom)
+            listed = facts.splits.get(dicom)
             if listed != split:
                 problems.add(
                     where,
@@ -146,7 +146,7 @@ def _read_records(files: _Files, known: _Facts, problems: Problems) -> Iterator[
                 continue
             image = find_image(files.root, "files/" + entry["image"].removeprefix("mimic/"), where, problems)
             if image:
-                yield _record(entry, split, image, where, known)
+                yield _record(entry, split, image, where, facts)
 
 
 def _passing(table: Path, min_dice: float) -> set[str]:
@@ -172,21 +172,21 @@ def _best_methods(reports: Sequence[Path], methods: Sequence[str]) -> dict[str, 
     return best
 
 
-def _read_questions(table: Path, studies: set[str], found: _Facts) -> None:
+def _read_questions(table: Path, studies: set[str], facts: _Facts) -> None:
     """Add the questions about validation and test studies, under the image's id or, without one, the study's."""
     columns = ("study_id", "question_type", "question", "answer")
-    for line, row in read_csv(table, columns, found.problems):
+    for line, row in read_csv(table, columns, facts.problems):
         study, dicom = row["study_id"].removeprefix("s"), row.get("dicom_id", "")
         kind = row["question_type"].lower()
         if study not in studies or kind == "view":
             continue
         if kind not in QUESTION_TYPES:
             expected = ", ".join((*QUESTION_TYPES, "view"))
-            found.problems.add(f"{table.name} line {line}", f"question_type is not one of: {expected}")
+            facts.problems.add(f"{table.name} line {line}", f"question_type is not one of: {expected}")
         elif not row["question"] or not row["answer"]:
-            found.problems.add(f"{table.name} line {line}", "the question or the answer is empty")
+            facts.problems.add(f"{table.name} line {line}", "the question or the answer is empty")
         else:
-            found.asked[dicom or study] += choice_questions(kind, row["question"], row["answer"])
+            facts.questions[dicom or study] += choice_questions(kind, row["question"], row["answer"])
 
 
 def choice_questions(kind: str, text: str, answer: str) -> list[Question]:
@@ -218,29 +218,29 @@ def _dicom(entry: Any) -> str | None:
 
 def _sections(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the findings and the impression, those that are there."""
-    said = next((turn.get("value") for turn in entry["conversations"] if turn.get("from") == "gpt"), None)
-    named = (("findings", said), ("impression", entry.get("impression")))
+    findings = next((turn.get("value") for turn in entry["conversations"] if turn.get("from") == "gpt"), None)
+    named = (("findings", findings), ("impression", entry.get("impression")))
     return tuple((name, text.strip()) for name, text in named if isinstance(text, str) and text.strip())
 
 
-def _why_left_out(entry: Mapping[str, Any], dicom: str, known: _Facts) -> str:
-    view = known.views.get(dicom)
+def _why_left_out(entry: Mapping[str, Any], dicom: str, facts: _Facts) -> str:
+    view = facts.views.get(dicom)
     if view is None:
         return "not in the metadata, or its lung mask is too uncertain"
     if view not in FRONTAL or (entry.get("view") or view) not in FRONTAL:
         return "not a frontal view"
     if not _sections(entry):
         return "neither findings nor impression"
-    if entry["generate_method"] != known.best.get(dicom):
+    if entry["generate_method"] != facts.best.get(dicom):
         return "annotated by another method, or better by another"
     return ""
 
 
-def _record(entry: Mapping[str, Any], split: str, image: Path, where: str, known: _Facts) -> Record:
+def _record(entry: Mapping[str, Any], split: str, image: Path, where: str, facts: _Facts) -> Record:
     sections = _sections(entry)
     subject, study = entry["id"].split("_", 1)
     # A question with an image id is about that image, one without about every frontal image of the study.
-    asked = known.asked.get(image.stem) or known.asked.get(study.removeprefix("s"), [])
+    questions = facts.questions.get(image.stem) or facts.questions.get(study.removeprefix("s"), [])
     return Record(
         id=image.stem,
         split=split,
@@ -248,6 +248,6 @@ def _record(entry: Mapping[str, Any], split: str, image: Path, where: str, known
         where=where,
         group=subject,
         report=" ".join(text for _, text in sections),
-        questions=tuple(asked) if split != "train" else (),
+        questions=tuple(questions) if split != "train" else (),
         sections=sections,
     )

@@ -83,8 +83,8 @@ def pmc_vqa(
             for name, rows in _by_figure(path, problems).items():
                 where = f"{path.name} line {rows[0][0]}"
                 image = find_image(pictures, name, where, problems)
-                asked = (_questions(row, form, f"{path.name} line {number}", problems) for number, row in rows)
-                questions = tuple(chain.from_iterable(asked))
+                of_rows = (_questions(row, form, f"{path.name} line {number}", problems) for number, row in rows)
+                questions = tuple(chain.from_iterable(of_rows))
                 if image and questions:
                     sentences = split_sentences(rows[0][1].get("Caption", ""))
                     yield Record(

@@ -75,13 +75,13 @@ def _type(entry: Entry) -> str:
 def _notes(entries: dict[str, list[Entry]]) -> Iterator[str]:
     """Yield what is odd about the published files, counted."""
     yield from shared_images({split: [text_of(row["image_name"]) for row in rows] for split, rows in entries.items()})
-    asked = {
+    questions = {
         split: [(row["image_name"], text_of(row["question"]).casefold()) for row in rows]
         for split, rows in entries.items()
     }
-    seen = set(asked["train"])
-    yield f"{sum(key in seen for key in asked['test'])} test questions stand word for word in train, about the same image"
-    yield f"{len(asked['train']) - len(seen)} train questions repeat another about their image word for word"
+    seen = set(questions["train"])
+    yield f"{sum(key in seen for key in questions['test'])} test questions stand word for word in train, about the same image"
+    yield f"{len(questions['train']) - len(seen)} train questions repeat another about their image word for word"
     for split, rows in entries.items():
         wordings = Counter(map(_wording, rows))
         yield f"{split}: " + ", ".join(f"{wordings[phrase]} {phrase}" for phrase in PHRASES)

@@ -166,8 +166,8 @@ class HuggingFacePredictor:
                 "top_k": 0,
             }
         tokenizer = self._processor.tokenizer
-        made = self._model.generate(**inputs, max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id, **sampling)
+        tokens = self._model.generate(**inputs, max_new_tokens=longest, pad_token_id=tokenizer.pad_token_id, **sampling)
         # BLIP-2 with a T5 gives the answer alone; decoders give the prompt before it.
         prompt = 0 if self._model.config.get_text_config().is_encoder_decoder else inputs["input_ids"].shape[1]
-        answers: list[str] = tokenizer.batch_decode(made[:, prompt:], skip_special_tokens=True)
+        answers: list[str] = tokenizer.batch_decode(tokens[:, prompt:], skip_special_tokens=True)
         return answers
