@@ -83,7 +83,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
         ours, theirs = first.results["config"], run.results["config"]
-        for key in ("parser", "scoring", "tile_padding"):
+        for key in ("parser", "scoring", "tiles", "tile_padding", "resize"):
             if ours.get(key) != theirs.get(key):
                 raise DataError(
                     f"compare: {first.name} has {key}={ours.get(key)}, {run.name} {key}={theirs.get(key)}; evaluate them alike"

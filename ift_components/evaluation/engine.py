@@ -12,9 +12,11 @@ from torch import Tensor
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from torchtune.modules.model_fusion import DeepFusionModel
 
+from ift_components.data.images import stack_images
 from ift_components.data.prompts import slot_id
 from ift_components.models.cache import DecoderCache, ImageKeysValues, image_caches
 from ift_components.models.forward import Recorder, embed_tokens, encode_images, fill_slots, run_decoder
+from ift_components.models.tile_padding import own_image_tokens
 
 
 @dataclass
@@ -38,10 +40,12 @@ class EncodedImages:
 
     Attributes:
         features: what the encoder made of them, [m, image tokens, d].
+        mask: [m, image tokens], True for an image's own tokens; None if all are, because all have the same number of tiles.
         keys_values: of each cross-attention layer; filled by the first batch of prompts about them, read by later ones.
     """
 
     features: Tensor
+    mask: Tensor | None
     keys_values: list[ImageKeysValues]
 
 
@@ -95,16 +99,17 @@ class Engine:
         self._stops = torch.tensor(transform.stop_tokens, device=self.device)
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> EncodedImages:
+    def encode(self, images: Sequence[Tensor] | Tensor) -> EncodedImages:
         """Run images through the encoder.
 
         Args:
-            images: [m, 1 tile, 3, h, w], different images.
+            images: m different images as `ImageTransform` gives them, [down, across, 3, h, w] each, of any number of tiles.
         """
-        aspect_ratio = torch.ones(len(images), 1, 2, dtype=torch.int)  # torchtune loops over it: on the CPU
-        pixels = images.unsqueeze(1).to(self.device, self.dtype)
-        features = encode_images(self._model, pixels, aspect_ratio, self._recorder)
-        return EncodedImages(features, image_caches(self._model.decoder))
+        pixels, aspect_ratio = stack_images(images)
+        features = encode_images(self._model, pixels.to(self.device, self.dtype), aspect_ratio, self._recorder)
+        mask = own_image_tokens(self._model, aspect_ratio)
+        mask = None if mask is None else mask.to(self.device)
+        return EncodedImages(features, mask, image_caches(self._model.decoder))
 
     @torch.inference_mode()
     def start(self, image: EncodedImages, prompts: Sequence[Sequence[int]], room: int) -> State:
@@ -212,6 +217,7 @@ class Engine:
             self._model,
             h,
             image=state.image.features,
+            image_mask=state.image.mask,
             sees_image=sees_image,
             mask=allowed | (key == query),  # [b, n, end]; a padding query sees itself: an empty softmax is NaN
             positions=(query.T - state.padding.unsqueeze(1)).clamp(min=0),

@@ -7,7 +7,7 @@ import torch
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
-from ift_components.models.pictures import RESIZING
+from ift_components.models.image_layout import ImageLayout
 from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
@@ -62,11 +62,15 @@ class TrainSettings:
     tokenizer: dict[str, Any] = MISSING
     """Component that builds the model's transform."""
 
+    tiles: int = 1
+    """1 squashes every picture into one tile, as the authors do; 4 cuts it into up to four, as transformers does."""
+
     tile_padding: str = "none"
-    """`none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers compute)."""
+    """`none` (no padding, as the authors fine-tuned), `meta` (padded to four tiles, as Meta trained and servers compute) or
+    `paper` (trained as `none`, to be evaluated as `meta`: the authors' protocol)."""
 
     resize: str = "bilinear"
-    """How pictures are resized to a tile: `bilinear`, as the authors, torchtune and Meta do, or `bicubic`."""
+    """How pictures are resized: `bilinear`, as the authors, torchtune and Meta do, or `bicubic`."""
 
     tuning: dict[str, Any] = MISSING
     """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, `scaffold` (set back when saved), or
@@ -162,6 +166,15 @@ class TrainSettings:
     metric_logger: dict[str, Any] | None = None
     """A torchtune metric logger beside `metrics.jsonl`."""
 
+    @property
+    def image_layout(self) -> ImageLayout:
+        """How pictures are laid out.
+
+        Raises:
+            ConfigError: if there is no such layout.
+        """
+        return ImageLayout(self.tiles, self.tile_padding, self.resize)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -238,8 +251,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:
         raise ConfigError("val_every_steps: there is no val_dataset to validate on")
-    if cfg.resize not in RESIZING:
-        raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
+    _ = cfg.image_layout  # refuses an unknown one
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))

@@ -189,7 +189,7 @@ def test_settings_are_checked(eval_config, world, tmp_path):
         (["parser=loose"], "parser: 'loose' is not one of authors, paper, strict"),
         (["n_runs=5"], "5 greedy runs are all the same"),
         (["temperature=-1"], "temperature: -1.0"),
-        (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta"),
+        (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta, paper"),
         (["data=null"], "data: Incompatible value"),
         (["free.path=x.json"], "free.images"),
         (["unrelated={image_table: somewhere}"], "unrelated: 'image_table' is the name of the main dataset"),
