@@ -19,7 +19,7 @@ from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.models.cache import DecoderCache
 from ift_components.models.prompts_by_layer import DecoderInput, with_prefix
-from ift_components.models.tile_padding import RealTokens, own_image_tokens
+from ift_components.models.tile_padding import TileSequence, own_image_tokens
 from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
 
 
@@ -60,7 +60,7 @@ def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     def wrap(name: str, call: AttentionCall) -> AttentionCall:
         def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
             mask = options.get("mask")
-            if isinstance(mask, RealTokens):
+            if isinstance(mask, TileSequence):
                 mask = mask.dense(query.shape[2], key.shape[2], query.device)
             attended = recorder.attention(name, query, key, value, mask, is_causal=bool(options.get("is_causal")))
             return call(query, key, value, **options) if attended is None else attended

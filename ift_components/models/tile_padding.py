@@ -30,48 +30,82 @@ def _padded(tokens: int) -> int:
     return -(-tokens // _MULTIPLE) * _MULTIPLE
 
 
-class RealTokens(NamedTuple):
-    """Which tokens of the encoder's sequences are real; takes the place of an attention mask.
+class TileSequence(NamedTuple):
+    """What stands where in the encoder's sequences, each an image; takes the place of an attention mask.
+
+    A sequence holds the tokens of `slots` tiles, an image's own first, and, in Meta's layout, behind them one token for each
+    slot that stands for all those which pad the tile. The slots behind an image's own are empty tiles. All of them are alike in
+    every layer, as are the tokens that pad a tile: nothing tells them apart. So one empty tile stands for all that Meta's
+    layout has, and real tokens attend to it as often: the same function and gradients as four tiles, for half the tokens.
 
     Attributes:
-        counts: for each image how many tokens are real; they come first.
+        own: how many tiles each image has.
+        tokens: real tokens of a tile.
+        slots: tiles in a sequence.
+        filling: tokens that pad a tile to a multiple of eight; 0 without padding.
         padding_is_seen: whether real tokens attend to the padding, as in Meta's layout. Padding attends to real tokens alone.
     """
 
-    counts: tuple[int, ...]
+    own: tuple[int, ...]
+    tokens: int
+    slots: int
+    filling: int
     padding_is_seen: bool
 
     def dense(self, queries: int, keys: int, device: torch.device) -> Tensor:
-        """Return the mask as a tensor, [b, queries, keys], True where a query attends to a key.
+        """Return which query attends to which key as a tensor, [b, queries, keys]; not how often.
 
         Args:
             queries: tokens of a sequence.
             keys: as many, and virtual tokens before them, which all attend to.
             device: where to.
         """
-        ends = torch.tensor(self.counts, device=device).view(-1, 1, 1)
-        real_key = torch.arange(keys, device=device) < ends + (keys - queries)
+        own = torch.tensor(self.own, device=device).view(-1, 1, 1)
+        ends, first = own * self.tokens, self.slots * self.tokens
+        place = torch.arange(keys, device=device) - (keys - queries)
+        real_key = place < ends
         if not self.padding_is_seen:
             return real_key.expand(-1, queries, -1)
-        return real_key | (torch.arange(queries, device=device).view(-1, 1) < ends)
+        # Of an image's own slots the padding, and of the others the last.
+        last = (own < TILES) & ((place >= first - self.tokens) & (place < first) | (place == first + self.slots - 1))
+        filling = (place >= first) & (place < first + own)
+        real_query = torch.arange(queries, device=device).view(-1, 1) < ends
+        return torch.where(real_query, real_key | filling | last, real_key)
+
+    def seen_by_real(self, x: Tensor, own: int) -> Tensor:
+        """Return the keys or values that real tokens attend to, each as often as Meta's layout has it.
+
+        Args:
+            x: [b, heads, keys, head dim]; virtual tokens that a method of tuning has put in front count as real.
+            own: how many tiles the images have.
+        """
+        behind = x.shape[2] - self.slots * (self.tokens + (self.filling > 0))  # virtual tokens
+        front = x[:, :, : behind + own * self.tokens]
+        if not self.padding_is_seen:
+            return front
+        tiles, fillings = x[:, :, behind:].split(
+            [self.slots * self.tokens, x.shape[2] - behind - self.slots * self.tokens], 2
+        )
+        parts = [front, *[tiles[:, :, -self.tokens :]] * (TILES - own)]
+        if self.filling:
+            parts.append(fillings[:, :, :own].repeat(1, 1, self.filling, 1))
+            parts.append(fillings[:, :, -1:].expand(-1, -1, (TILES - own) * self.filling, -1))
+        return torch.cat(parts, dim=2)
 
 
 def _attend_alike(
-    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, real: int, *, padding_is_seen: bool
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, own: int, *, sequence: TileSequence
 ) -> Tensor:
-    """Attend without a mask in images that have the same number of real tokens."""
-    # Virtual tokens that a method of tuning has put in front count as real ones.
-    seen = key.shape[2] - query.shape[2] + real
+    """Attend without a mask in images that have the same number of tiles."""
+    real = own * sequence.tokens
     of_real = F.scaled_dot_product_attention(
-        query[:, :, :real],
-        key if padding_is_seen else key[:, :, :seen],
-        value if padding_is_seen else value[:, :, :seen],
-        dropout_p=dropout_p,
+        query[:, :, :real], sequence.seen_by_real(key, own), sequence.seen_by_real(value, own), dropout_p=dropout_p
     )
     if real == query.shape[2]:
         return of_real
-    if not padding_is_seen:  # nobody reads what becomes of it
+    if not sequence.padding_is_seen:  # nobody reads what becomes of it
         return F.pad(of_real, (0, 0, 0, query.shape[2] - real))
+    seen = key.shape[2] - query.shape[2] + real
     of_padding = F.scaled_dot_product_attention(
         query[:, :, real:], key[:, :, :seen], value[:, :, :seen], dropout_p=dropout_p
     )
@@ -79,21 +113,21 @@ def _attend_alike(
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: RealTokens | None, dropout_p: float, *, is_causal: bool
+    query: Tensor, key: Tensor, value: Tensor, mask: TileSequence | None, dropout_p: float, *, is_causal: bool
 ) -> Tensor:
-    """Attend as `RealTokens` says, image by image of one length: the same as one call with a dense mask.
+    """Attend as `TileSequence` says, images of one number of tiles together.
 
-    The fast kernels take it so, and no mask over pairs of tokens is stored.
+    The same as one call over four whole tiles with a dense mask, but the fast kernels take it and no mask is stored.
     """
-    if not isinstance(mask, RealTokens) or is_causal:
-        raise ValueError("the vision encoder's attention takes the real tokens of its images and no other mask")
-    alike = partial(_attend_alike, dropout_p=dropout_p, padding_is_seen=mask.padding_is_seen)
-    lengths = sorted(set(mask.counts))
-    if len(lengths) == 1:
-        return alike(query, key, value, real=lengths[0])
-    groups = [[row for row, count in enumerate(mask.counts) if count == length] for length in lengths]
+    if not isinstance(mask, TileSequence) or is_causal:
+        raise ValueError("the vision encoder's attention takes the tiles of its images and no other mask")
+    alike = partial(_attend_alike, dropout_p=dropout_p, sequence=mask)
+    numbers = sorted(set(mask.own))
+    if len(numbers) == 1:
+        return alike(query, key, value, own=numbers[0])
+    groups = [[row for row, own in enumerate(mask.own) if own == number] for number in numbers]
     parts = [
-        alike(query[rows], key[rows], value[rows], real=length) for rows, length in zip(groups, lengths, strict=True)
+        alike(query[rows], key[rows], value[rows], own=number) for rows, number in zip(groups, numbers, strict=True)
     ]
     place = {row: number for number, row in enumerate(row for rows in groups for row in rows)}
     return torch.cat(parts)[[place[row] for row in range(len(query))]]
@@ -104,12 +138,12 @@ class Taps(NamedTuple):
 
     Attributes:
         states: the tapped hidden states, [b, image tokens, d] each.
-        real: which tokens are real.
+        sequence: what stands where.
         image_tokens: tiles in the batch's largest image times a tile's tokens; they come first.
     """
 
     states: list[Tensor]
-    real: RealTokens
+    sequence: TileSequence
     image_tokens: int
 
 
@@ -143,8 +177,7 @@ class TiledClip(nn.Module):
             aspect_ratio: [b, 1, 2] tiles down and across of each image, on the CPU; None for single tiles.
 
         Returns:
-            [b, sequence, d], and the tapped states. In Meta's layout a sequence is that of four tiles and the tokens that pad
-            each to a multiple of eight.
+            [b, sequence, d] as `TileSequence` describes, and what was tapped.
 
         Raises:
             ValueError: if a sample has several images, or an image more than four tiles or none for its aspect ratio.
@@ -160,27 +193,26 @@ class TiledClip(nn.Module):
         # Missing tiles are zeros after normalisation, and the patch embedding has no bias: their patches are zeros too.
         patches = self.conv(images.flatten(0, 2)).flatten(2).transpose(1, 2)  # [b * tiles, patches, d]
         x = patches.reshape(b, tiles, *patches.shape[1:])
-        if self._is_padded:
-            x = F.pad(x, (0, 0, 0, 0, 0, TILES - tiles))
+        if self._is_padded and min(own) < TILES:
+            x = F.pad(x, (0, 0, 0, 0, 0, 1))  # the tile that stands for all empty ones
         if self.pre_tile_pos_embed is not None:
             x = self.pre_tile_pos_embed(x, ratio)
         x = self.ln_pre(self.token_pos_embedding(self.cls_token_embedding(x), ratio))
         tokens = x.shape[2]
-        # What pads each tile stands behind all tiles: so the real tokens come first, however many tiles an image has.
-        # Nothing in the layers depends on a token's place in the sequence.
+        shape, slots = x.shape, x.shape[1]
         filling = _padded(tokens) - tokens if self._is_padded else 0
-        shape = x.shape
-        real = RealTokens(tuple(count * tokens for count in own), self._is_padded)
-        x = F.pad(x.flatten(1, 2), (0, 0, 0, shape[1] * filling))
+        sequence = TileSequence(tuple(own), tokens, slots, filling, self._is_padded)
+        # Nothing in the layers depends on a token's place: the tokens that pad tiles can stand behind them all.
+        x = F.pad(x.flatten(1, 2), (0, 0, 0, slots if filling else 0))
         states = []
         for index, layer in enumerate(self.layers):
             if index in self.out_indices:
                 states.append(x[:, : tiles * tokens])
-            x = layer(x, mask=real)
+            x = layer(x, mask=sequence)
         x = self.ln_post(x)
         if self.post_tile_pos_embed is not None:
             x = self._add_to_tiles(x, shape, ratio)
-        return x, Taps(states, real, tiles * tokens)
+        return x, Taps(states, sequence, tiles * tokens)
 
     def _add_to_tiles(self, x: Tensor, shape: torch.Size, ratio: Tensor) -> Tensor:
         """Add each tile's embedding to its tokens and to what pads them."""
@@ -211,7 +243,7 @@ class TiledProjection(nn.Module):
             taps: what `TiledClip` tapped.
         """
         for layer in self.layers:
-            x = layer(x, mask=taps.real)
+            x = layer(x, mask=taps.sequence)
         x = x[:, : taps.image_tokens]
         if taps.states:  # torchtune interleaves them channel by channel
             x = torch.cat([x, torch.stack(taps.states, dim=-1).flatten(2)], dim=-1)

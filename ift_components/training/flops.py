@@ -4,48 +4,84 @@ Counted by torch's `FlopCounterMode` over the package's own forward and backward
 product, convolution and attention, a multiplication and an addition as two; element-wise work is not counted.
 """
 
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
+from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.sharding import checkpoint_activations
+from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 
-_TILE, _PROMPT, _K = 560, 20, 8
+_TILE, _PROMPT, K = 560, 20, 8
 
 
-def step_flops(tuning: Tuning, *, response_tokens: int = 60, recompute: bool = False) -> int:
+LAYOUTS: dict[str, tuple[tuple[int, int], str]] = {
+    "one tile": ((1, 1), "none"),
+    "one tile, padded": ((1, 1), "meta"),
+    "two tiles": ((1, 2), "none"),
+    "two tiles, padded": ((1, 2), "meta"),
+    "four tiles": ((2, 2), "none"),
+    "four tiles, padded": ((2, 2), "meta"),
+}
+"""What tables list: a name, the tiles down and across of an image, and `tile_padding`."""
+
+
+def meta_model(tiles: int = 1, tile_padding: str = "none") -> DeepFusionModel:
+    """Return the 11B model without storage, in a layout of pictures."""
+    with torch.device("meta"):
+        return set_tile_padding(llama3_2_vision_11b(), tile_padding, tiles)
+
+
+def meta_batch(grid: tuple[int, int], response_tokens: int) -> Batch:
+    """Return a batch of one image of so many tiles down and across and one response, without storage."""
+    down, across = grid
+    with torch.device("meta"):
+        tokens = torch.zeros(1, _PROMPT + response_tokens, dtype=torch.long)
+        labels = torch.zeros(response_tokens, dtype=torch.long)
+        slots = torch.zeros(K, dtype=torch.long)
+        images = torch.zeros(1, 1, down * across, 3, _TILE, _TILE)
+    ratio = torch.tensor([[grid]], dtype=torch.int)  # with storage: torchtune loops over it in Python
+    return Batch(tokens, images, ratio, tokens >= 0, slots, labels, labels, ids=["counted"])
+
+
+def fill_rotary(model: DeepFusionModel, tokens: int) -> None:
+    """Give a model without storage the tables of its rotary embeddings, which it computes from numbers that it has not."""
+    for module in model.modules():
+        if hasattr(module, "rope_init"):
+            table = torch.zeros(tokens, module.dim // 2, 2, device="meta")
+            module.register_buffer("cache", table, persistent=False)
+            module.is_cache_built = True
+
+
+def step_flops(
+    tuning: Tuning,
+    *,
+    response_tokens: int = 60,
+    recompute: bool = False,
+    grid: tuple[int, int] = (1, 1),
+    tile_padding: str = "none",
+) -> int:
     """Return the operations of the 11B model's forward and backward pass for one image and one response.
 
     Args:
         tuning: what is trained of the model; the proxy is in any case.
         response_tokens: length of the response.
         recompute: whether activations are recomputed in the backward pass (`activation_checkpointing`).
+        grid: tiles down and across of the image.
+        tile_padding: `none` or `meta`.
     """
-    with torch.device("meta"):
-        model = llama3_2_vision_11b()
-        for module in model.modules():
-            if hasattr(
-                module, "rope_init"
-            ):  # it computes its table from numbers, which a tensor without storage has not
-                module.register_buffer(
-                    "cache", torch.zeros(_PROMPT + response_tokens, module.dim // 2, 2), persistent=False
-                )
-                module.is_cache_built = True
-        apply_tuning(model, tuning)
-        if recompute:
-            checkpoint_activations(model)
-        proxy = nn.Parameter(torch.zeros(_K, model.decoder.output.in_features))
-        tokens = torch.zeros(1, _PROMPT + response_tokens, dtype=torch.long)
-        labels = torch.zeros(response_tokens, dtype=torch.long)
-        slots = torch.zeros(_K, dtype=torch.long)
-        images = torch.zeros(1, 1, 1, 3, _TILE, _TILE)
-        batch = Batch(tokens, images, torch.empty(0), tokens >= 0, slots, labels, labels, ids=["counted"])
-    batch = replace(batch, aspect_ratio=torch.ones(1, 1, 2, dtype=torch.int))  # torchtune loops over it in Python
+    model = meta_model(grid[0] * grid[1], tile_padding)
+    fill_rotary(model, _PROMPT + response_tokens)
+    apply_tuning(model, tuning)
+    if recompute:
+        checkpoint_activations(model)
+    proxy = nn.Parameter(torch.zeros(K, model.decoder.output.in_features, device="meta"))
+    batch = meta_batch(grid, response_tokens)
     with FlopCounterMode(display=False) as counter:
         ResponseLoss(model)(batch, proxy).backward()
     return counter.get_total_flops()
@@ -53,11 +89,17 @@ def step_flops(tuning: Tuning, *, response_tokens: int = 60, recompute: bool = F
 
 def main() -> None:
     """Print the table of the 11B model as Markdown."""
-    print("| 560 px image, 80 text tokens, 60 of them the response | TFLOP |")
-    print("|---|---|")
-    for name, tuning in (("warm-up", WARM_UP), ("fine-tuning", FINE_TUNING)):
-        print(f"| {name} | {step_flops(tuning) / 1e12:.1f} |")
-        print(f"| {name}, activations recomputed | {step_flops(tuning, recompute=True) / 1e12:.1f} |")
+    print(
+        "| TFLOP an image, 80 text tokens, 60 of them the response | warm-up | fine-tuning | x | fine-tuning, recomputed |"
+    )
+    print("|---|---:|---:|---:|---:|")
+    first = step_flops(FINE_TUNING)
+    for name, (grid, tile_padding) in LAYOUTS.items():
+        layout: dict[str, Any] = {"grid": grid, "tile_padding": tile_padding}
+        plain = step_flops(FINE_TUNING, **layout)
+        figures = [step_flops(WARM_UP, **layout), plain, step_flops(FINE_TUNING, recompute=True, **layout)]
+        warm_up, tuned, recomputed = (figure / 1e12 for figure in figures)
+        print(f"| {name} | {warm_up:.1f} | {tuned:.1f} | {plain / first:.1f} | {recomputed:.1f} |")
 
 
 if __name__ == "__main__":

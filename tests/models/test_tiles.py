@@ -3,7 +3,6 @@
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from torchtune.models.clip import CLIPImageTransform
 
 from ift_components.data.dataset import Sample, collate
@@ -15,7 +14,7 @@ from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.adapters import initialise_added
 from ift_components.models.forward import ResponseLoss, encode_images
 from ift_components.models.pictures import RESIZING
-from ift_components.models.tile_padding import RealTokens, own_image_tokens, set_tile_padding
+from ift_components.models.tile_padding import TileSequence, own_image_tokens, set_tile_padding
 from ift_components.models.trainable import Tuning, apply_tuning
 
 TILE, K = 84, 3
@@ -199,18 +198,31 @@ def test_answers_are_those_of_the_question_alone(transform, grids, layout):
 
 
 @pytest.mark.parametrize("virtual", [0, 5])
-@pytest.mark.parametrize("padding_is_seen", [True, False])
-def test_attention_is_that_of_the_dense_mask(virtual, padding_is_seen):
-    from ift_components.models.tile_padding import _attend  # noqa: PLC0415 (private: what the mask stands for)
+@pytest.mark.parametrize(
+    "sequence", [TileSequence((3, 1, 3, 2), 2, 4, 5, True), TileSequence((3, 1, 3, 2), 2, 3, 0, False)]
+)
+def test_attention_is_that_of_four_whole_tiles(sequence, virtual):
+    """An empty tile and a token that pads, each attended to once for every one that Meta's layout has."""
+    from ift_components.models.tile_padding import _attend  # noqa: PLC0415 (private: what the sequence stands for)
 
-    real = RealTokens((6, 2, 6, 4), padding_is_seen)
-    query, key, value = torch.randn(4, 2, 9, 8), torch.randn(4, 2, 9 + virtual, 8), torch.randn(4, 2, 9 + virtual, 8)
-    mask = real.dense(9, 9 + virtual, query.device)
-    expected = F.scaled_dot_product_attention(query, key, value, mask.unsqueeze(1))
-    attended = _attend(query, key, value, real, 0.0, is_causal=False)
-    for row, count in enumerate(real.counts):
-        last = 9 if padding_is_seen else count
-        torch.testing.assert_close(attended[row, :, :last], expected[row, :, :last], atol=1e-6, rtol=1e-5)
+    length = sequence.slots * (sequence.tokens + (sequence.filling > 0))
+    query = torch.randn(4, 2, length, 8)
+    key, value = torch.randn(2, 4, 2, virtual + length, 8)
+    attended = _attend(query, key, value, sequence, 0.0, is_causal=False)
+    seen = sequence.dense(length, virtual + length, query.device)
+    often = torch.ones(4, virtual + length)
+    for row, own in enumerate(sequence.own if sequence.filling else ()):
+        tiles = virtual + sequence.slots * sequence.tokens
+        often[row, tiles - sequence.tokens : tiles] = 4 - own
+        often[row, tiles : tiles + own] = sequence.filling
+        often[row, -1] = (4 - own) * sequence.filling
+    for row, own in enumerate(sequence.own):
+        for place in range(length if sequence.filling else own * sequence.tokens):
+            real = place < own * sequence.tokens
+            weights = (key[row] @ query[row, :, place].unsqueeze(-1)).squeeze(-1) / 8**0.5
+            weights = weights.exp() * seen[row, place] * (often[row] if real else 1)
+            expected = (weights.unsqueeze(-1) * value[row]).sum(1) / weights.sum(-1, keepdim=True)
+            torch.testing.assert_close(attended[row, :, place], expected, atol=1e-5, rtol=1e-4)
     assert torch.isfinite(attended).all()
 
 
