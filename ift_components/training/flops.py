@@ -17,7 +17,10 @@ from ift_components.models.sharding import checkpoint_activations
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 
-_TILE, _PROMPT, K = 560, 20, 8
+_TILE, _PROMPT = 560, 20
+RESPONSE, K = 60, 8
+LONGEST = _PROMPT + RESPONSE
+"""Tokens of the counted row, of its response and of the proxy."""
 
 
 LAYOUTS: dict[str, tuple[tuple[int, int], str]] = {
@@ -61,7 +64,7 @@ def fill_rotary(model: DeepFusionModel, tokens: int) -> None:
 def step_flops(
     tuning: Tuning,
     *,
-    response_tokens: int = 60,
+    response_tokens: int = RESPONSE,
     recompute: bool = False,
     grid: tuple[int, int] = (1, 1),
     tile_padding: str = "none",

@@ -1,17 +1,22 @@
 """What a run keeps in memory: `python -m ift_components.training.memory` prints the tables for the 11B model.
 
-Counted exactly: weights, gradients, optimizer state, sharded over all processes. Not counted: activations, which depend on the
-batch, and the one or two layers that are gathered whole at a time.
+Counted exactly: weights, gradients, optimizer state, sharded over all processes; and what one image and its response keep from
+the forward to the backward pass. Not counted: the layer that is recomputed at the time, and the one or two layers that are
+gathered whole.
 """
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 
+from ift_components.models.forward import ResponseLoss
 from ift_components.models.quantised import BITS, quantisable
-from ift_components.models.trainable import FINE_TUNING, PARTS, Tuning, apply_tuning
+from ift_components.models.sharding import checkpoint_activations
+from ift_components.models.trainable import FINE_TUNING, PARTS, WARM_UP, Tuning, apply_tuning
+from ift_components.training.flops import LAYOUTS, LONGEST, RESPONSE, K, fill_rotary, meta_batch, meta_model
 
 CARDS = (16, 24, 40, 80)
 """Memory of usual GPUs, in GB."""
@@ -47,6 +52,37 @@ def quantised_bytes(model: nn.Module) -> float:
     """Return the bytes by which NF4 makes a model, its methods applied, smaller than bf16 does."""
     weights = [layer.get_parameter("weight") for layer in quantisable(model).values()]
     return sum(weight.numel() for weight in weights) * (_BF16 - BITS / 8)
+
+
+def activation_bytes(tuning: Tuning, *, grid: tuple[int, int] = (1, 1), tile_padding: str = "none") -> int:
+    """Return the bytes that the 11B model keeps of one image and one response from the forward to the backward pass.
+
+    In bf16, with activations recomputed. Counted by torch's hooks over the package's own forward pass, without storage.
+
+    Args:
+        tuning: what is trained of the model; the proxy is in any case.
+        grid: tiles down and across of the image.
+        tile_padding: `none` or `meta`.
+    """
+    model = meta_model(grid[0] * grid[1], tile_padding).to(torch.bfloat16)
+    fill_rotary(model, LONGEST)
+    apply_tuning(model, tuning)
+    checkpoint_activations(model)
+    proxy = nn.Parameter(torch.zeros(K, model.decoder.output.in_features, device="meta"))
+    own = {StorageWeakRef(parameter.untyped_storage()) for parameter in (*model.parameters(), proxy)}
+    kept: dict[StorageWeakRef, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(
+            StorageWeakRef(tensor.untyped_storage()), tensor
+        )  # the tensor keeps its storage from being reused
+        return tensor
+
+    # Cross-attention layers hold what the encoder gave without autograd's knowledge: they are recomputed from it.
+    model.encoder.register_forward_hook(lambda _module, _inputs, features: keep(features))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ResponseLoss(model, torch.bfloat16)(meta_batch(grid, RESPONSE), proxy)
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
 
 
 _ALL = ["q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2"]
@@ -88,9 +124,19 @@ def _print_methods() -> None:
             print(f"{row} {held / 2**30:.1f} | {smallest_card(held)} |")
 
 
+def _print_activations() -> None:
+    print("| MiB an image | warm-up | fine-tuning |")
+    print("|---|---:|---:|")
+    for name, (grid, tile_padding) in LAYOUTS.items():
+        warm_up, tuned = (activation_bytes(t, grid=grid, tile_padding=tile_padding) for t in (WARM_UP, FINE_TUNING))
+        print(f"| {name} | {warm_up / 2**20:.0f} | {tuned / 2**20:.0f} |")
+
+
 def main() -> None:
     """Print the tables of the 11B model as Markdown."""
     _print_methods()
+    print()
+    _print_activations()
     print()
     with torch.device("meta"):
         model = llama3_2_vision_11b()

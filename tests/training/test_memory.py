@@ -2,9 +2,10 @@
 
 import pytest
 
+from ift_components.models.trainable import FINE_TUNING, WARM_UP
 from ift_components.proxy import UpdateRule
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.memory import parameter_counts, static_bytes
+from ift_components.training.memory import activation_bytes, parameter_counts, static_bytes
 
 
 @pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])
@@ -23,3 +24,13 @@ def test_static_memory_is_what_a_step_holds(train_config, world, make_trainer, *
     trainer.step(next(epoch_batches(build_loader(cfg, world), 0, 1)))
     expected = static_bytes(*parameter_counts(module), 1, frozen_bytes)
     assert held == [pytest.approx(expected, rel=1e-3)]
+
+
+def test_activations_of_more_tiles_are_the_layers_inputs():
+    """In bf16: image tokens 1280 wide into 40 layers and 7680 wide into the output, 4096 wide out of it; the text; logits."""
+    text = 2 * 80 * 4096 * 40 + 4 * 60 * 128_256
+    for grid, tile_padding, seen, inside in (((1, 2), "none", 2 * 1601, 2 * 1601), ((1, 1), "meta", 1601, 2 * 1602)):
+        image = 2 * (seen * (7680 + 4096) + inside * 1280 * 40)
+        kept = activation_bytes(FINE_TUNING, grid=grid, tile_padding=tile_padding)
+        assert kept == pytest.approx(image + text, rel=0.15)
+    assert activation_bytes(WARM_UP, grid=(2, 2)) == pytest.approx(2 * 4 * 1601 * 4096 + text, rel=0.05)
