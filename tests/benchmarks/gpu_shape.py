@@ -79,12 +79,11 @@ def settings():
     return [*rows, Setting(ours, "LoRA on NF4", "all", 2)]
 
 
-def make_batch(setting, *, tiny):
+def make_batch(setting, side):
     """Random pixels and reports in the collated form of a real batch."""
     generator = torch.Generator().manual_seed(0)
     transform = tiny_vision_transform()
     prompt = prompt_tokens(transform, Slots(K))
-    side = 84 if tiny else 560
     samples = [
         Sample(
             str(number),
@@ -125,17 +124,18 @@ def quantise_random(model, device):
     return {id(layer.weight) for layer in layers.values()}
 
 
-def build(tiny):
-    """The model on the current device."""
-    return tiny_llama3_2_vision() if tiny else llama3_2_vision_11b()
+def ours(setting, world, build):
+    """Build the package's trainer as a run does, weights drawn instead of read; return its step.
 
-
-def ours(setting, world, *, tiny):
-    """Build the package's trainer as a run does, weights drawn instead of read; return its step."""
+    Args:
+        setting: the row.
+        world: one process.
+        build: builds the model on the current device.
+    """
     tuning = TUNINGS[setting.stage]
     quantised = "NF4" in setting.stage
     with torch.device("meta"):
-        model = build(tiny)
+        model = build()
     apply_tuning(model, tuning)
     set_precision(model, BF16)
     checkpoint_activations(model, setting.recomputed)
@@ -166,17 +166,17 @@ def ours(setting, world, *, tiny):
     return step
 
 
-def authors(setting, world, *, tiny):
-    """Build the authors' way; return its step."""
+def authors(setting, world, build):
+    """Build the authors' way; return its step. Arguments as of `ours`."""
     with torch.device("meta"):
-        model = build(tiny)
+        model = build()
     if setting.recomputed == "all":  # torchtune's recipes wrap the self-attention layers alone
         set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
     apply_tuning(model, FINE_TUNING)
     model = model.to(BF16).to_empty(device=world.device)
     draw(model)
     compute_buffers(model, world.device)
-    module = AuthorsModel(model, K, 37 if tiny else 1601)
+    module = AuthorsModel(model, K, model.encoder.clip.get_image_tokens_per_tile())
     trained = [p for p in module.parameters() if p.requires_grad] if setting.stage == "fine-tuning" else [module.proxy]
     optimizer = torch.optim.AdamW(trained, lr=2e-5)
 
@@ -194,9 +194,9 @@ def authors(setting, world, *, tiny):
     return step
 
 
-def measure(step, setting, world, *, steps, tiny):
-    """Time steps after two that are not counted; the peak is over all of them."""
-    batch = make_batch(setting, tiny=tiny)
+def measure(step, setting, world, *, steps, side):
+    """Time steps after two that are not counted, on pictures of so many pixels a side; the peak is over all of them."""
+    batch = make_batch(setting, side)
     cuda = world.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -238,6 +238,7 @@ def run(args):
             "tiny": args.tiny,
             "rows": [],
         }
+        build = tiny_llama3_2_vision if args.tiny else llama3_2_vision_11b
         step, built = None, None
         for setting in settings():
             if args.only and args.only not in f"{setting.who}, {setting.stage}":
@@ -251,9 +252,9 @@ def run(args):
                         step, begun = None, time.monotonic()
                         free(world)
                         make = {"ours": ours, "authors": authors}[setting.who]
-                        step, built = make(setting, world, tiny=args.tiny), (setting.who, setting.stage, setting.recomputed)
+                        step, built = make(setting, world, build), (setting.who, setting.stage, setting.recomputed)
                         row["building_seconds"] = time.monotonic() - begun
-                    row |= measure(step, setting, world, steps=args.steps, tiny=args.tiny)
+                    row |= measure(step, setting, world, steps=args.steps, side=84 if args.tiny else 560)
                 except Exception as error:  # noqa: BLE001 (a row's failure must not cost the others)
                     row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                     traceback.print_exc(limit=-4)
