@@ -17,13 +17,13 @@ def palette() -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(colours * 255), dtype=np.uint8)
 
 
-def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.5, side: int = _SIDE) -> Image.Image:
+def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.75, side: int = _SIDE) -> Image.Image:
     """Return a picture with a map over it and a scale beside it; red is the most relevant patch, blue is none.
 
     Args:
         picture: the picture as it is; it is shown squashed, as the model sees it.
         grid: [rows, columns], at least 0.
-        opacity: of the map.
+        opacity: of the map where it is at its highest.
         side: side of the square picture in pixels.
     """
     most = float(grid.max())
@@ -32,8 +32,10 @@ def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float
     colours = palette()
     coloured = Image.fromarray(colours[np.clip(np.rint(smooth * 255), 0, 255).astype(np.intp)])
     base = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    # What has no relevance stays as it is in the picture.
+    veil = Image.fromarray(np.rint(smooth * opacity * 255).astype(np.uint8))
     sheet = Image.new("RGB", (side + _GAP + _BAR + _TEXT, side), "white")
-    sheet.paste(Image.blend(base, coloured, opacity), (0, 0))
+    sheet.paste(Image.composite(coloured, base, veil), (0, 0))
     bar = Image.fromarray(np.repeat(colours[::-1, None], _BAR, axis=1)).resize((_BAR, side), Image.Resampling.BILINEAR)
     sheet.paste(bar, (side + _GAP, 0))
     draw = ImageDraw.Draw(sheet)
