@@ -3,6 +3,7 @@
 An answer token's row is the place that predicts it: what stands at the token's own place acts on later tokens alone.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,15 @@ class Method:
     relevance: Callable[..., Tensor]
     by_token: bool = True
     library: str | None = None
+
+    def check_library(self, key: str = "method") -> None:
+        """Check that the method's library is installed.
+
+        Raises:
+            ConfigError: if it is not; it names the extra.
+        """
+        if self.library is not None and importlib.util.find_spec(self.library) is None:
+            raise ConfigError(f"{key}: '{self.title}' needs {self.library}; install it with: pip install '.[saliency]'")
 
 
 def cross_layers(model: DeepFusionModel) -> list[int]:
@@ -235,12 +245,8 @@ def integrated_gradients(
     Raises:
         ConfigError: if captum is not installed.
     """
-    try:
-        from captum.attr import IntegratedGradients  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise ConfigError(
-            "method: 'integrated_gradients' needs captum; install it with: pip install '.[saliency]'"
-        ) from error
+    METHODS["integrated_gradients"].check_library()
+    from captum.attr import IntegratedGradients  # noqa: PLC0415 (an extra)
 
     def target(images: Tensor) -> Tensor:
         return log_odds(walk.logits(images, asked), asked)[:, list(chosen)].sum(dim=1)
