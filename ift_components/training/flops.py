@@ -4,6 +4,7 @@ Counted by torch's `FlopCounterMode` over the package's own forward and backward
 product, convolution and attention, a multiplication and an addition as two; element-wise work is not counted.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.sharding import checkpoint_activations
 from ift_components.models.tile_padding import set_tile_padding
-from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
+from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning
+from ift_components.training.activations import meta_model
 
 _TILE, _PROMPT = 560, 20
 RESPONSE, K = 60, 8
@@ -34,10 +36,9 @@ LAYOUTS: dict[str, tuple[tuple[int, int], str]] = {
 """What tables list: a name, the tiles down and across of an image, and `tile_padding`."""
 
 
-def meta_model(tiles: int = 1, tile_padding: str = "none") -> DeepFusionModel:
-    """Return the 11B model without storage, in a layout of pictures."""
-    with torch.device("meta"):
-        return set_tile_padding(llama3_2_vision_11b(), tile_padding, tiles)
+def in_layout(tiles: int, tile_padding: str) -> DeepFusionModel:
+    """Build the 11B model in a layout of pictures, on the current device."""
+    return set_tile_padding(llama3_2_vision_11b(), tile_padding, tiles)
 
 
 def meta_batch(grid: tuple[int, int], response_tokens: int) -> Batch:
@@ -50,15 +51,6 @@ def meta_batch(grid: tuple[int, int], response_tokens: int) -> Batch:
         images = torch.zeros(1, 1, down * across, 3, _TILE, _TILE)
     ratio = torch.tensor([[grid]], dtype=torch.int)  # with storage: torchtune loops over it in Python
     return Batch(tokens, images, ratio, tokens >= 0, slots, labels, labels, ids=["counted"])
-
-
-def fill_rotary(model: DeepFusionModel, tokens: int) -> None:
-    """Give a model without storage the tables of its rotary embeddings, which it computes from numbers that it has not."""
-    for module in model.modules():
-        if hasattr(module, "rope_init"):
-            table = torch.zeros(tokens, module.dim // 2, 2, device="meta")
-            module.register_buffer("cache", table, persistent=False)
-            module.is_cache_built = True
 
 
 def step_flops(
@@ -78,11 +70,10 @@ def step_flops(
         grid: tiles down and across of the image.
         tile_padding: `none` or `meta`.
     """
-    model = meta_model(grid[0] * grid[1], tile_padding)
-    fill_rotary(model, _PROMPT + response_tokens)
-    apply_tuning(model, tuning)
+    build = partial(in_layout, grid[0] * grid[1], tile_padding)
+    model = meta_model(build, tuning, torch.float32, _PROMPT + response_tokens)
     if recompute:
-        checkpoint_activations(model)
+        checkpoint_activations(model, "all")
     proxy = nn.Parameter(torch.zeros(K, model.decoder.output.in_features, device="meta"))
     batch = meta_batch(grid, response_tokens)
     with FlopCounterMode(display=False) as counter:

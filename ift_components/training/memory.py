@@ -5,6 +5,7 @@ the forward to the backward pass. Not counted: the layer that is recomputed at t
 gathered whole.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from ift_components.models.forward import ResponseLoss
 from ift_components.models.quantised import BITS, quantisable
 from ift_components.models.sharding import checkpoint_activations
 from ift_components.models.trainable import FINE_TUNING, PARTS, WARM_UP, Tuning, apply_tuning
-from ift_components.training.flops import LAYOUTS, LONGEST, RESPONSE, K, fill_rotary, meta_batch, meta_model
+from ift_components.training.activations import meta_model
+from ift_components.training.flops import LAYOUTS, LONGEST, RESPONSE, K, in_layout, meta_batch
 
 CARDS = (16, 24, 40, 80)
 """Memory of usual GPUs, in GB."""
@@ -64,10 +66,9 @@ def activation_bytes(tuning: Tuning, *, grid: tuple[int, int] = (1, 1), tile_pad
         grid: tiles down and across of the image.
         tile_padding: `none` or `meta`.
     """
-    model = meta_model(grid[0] * grid[1], tile_padding).to(torch.bfloat16)
-    fill_rotary(model, LONGEST)
-    apply_tuning(model, tuning)
-    checkpoint_activations(model)
+    build = partial(in_layout, grid[0] * grid[1], tile_padding)
+    model = meta_model(build, tuning, torch.bfloat16, LONGEST)
+    checkpoint_activations(model, "all")
     proxy = nn.Parameter(torch.zeros(K, model.decoder.output.in_features, device="meta"))
     own = {StorageWeakRef(parameter.untyped_storage()) for parameter in (*model.parameters(), proxy)}
     kept: dict[StorageWeakRef, Tensor] = {}
