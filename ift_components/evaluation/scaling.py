@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.special import huber
+from scipy.special import expit, huber
 from scipy.stats import norm
 from scipy.stats import t as student
 
@@ -28,8 +28,8 @@ from ift_components.statistics import rounded
 
 Floats = NDArray[np.float64]
 
-_EXPONENTS = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
-_OFFSETS = (0.0, 0.3, 0.6, 0.9, 0.99)  # starts of E, as shares of the smallest loss
+_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
+_OFFSETS = (0.01, 0.5, 0.95)  # starts of E, as shares of the smallest loss
 _HUBER = 1.345  # in standard deviations: 95 % efficient for normal errors
 _SMALLEST = 1e-9  # scale of residuals below which a fit is exact
 _FEWEST_SIZES = 6  # four, one more than the law has parameters, and two that are held out
@@ -40,6 +40,8 @@ _DECISIVE = 2.0  # difference of the criterion from which a law counts as better
 _TINY = 1e-12
 _FARTHEST = 4.0  # sizes beyond the largest, in times of it, up to which a forecast is given
 _FEWEST_DRAWS = 100
+_ROUNDS = 3
+_EVALUATIONS = 60  # a flat valley is not followed to its end: there the loss is the same
 _FAR = 3.0  # standard errors
 
 
@@ -51,6 +53,7 @@ class Law:
         formula: as people write it.
         parameters: their names.
         log_loss: log L of the parameters [p] at D [n]; positive parameters are given as logarithms.
+        slopes: derivatives [n, p] of `log_loss` by the parameters.
         starts: starting points [p] for sizes and losses.
         natural: turns fitted parameters into those of the formula.
     """
@@ -58,6 +61,7 @@ class Law:
     formula: str
     parameters: tuple[str, ...]
     log_loss: Callable[[Floats, Floats], Floats]
+    slopes: Callable[[Floats, Floats], Floats]
     starts: Callable[[Floats, Floats], list[list[float]]]
     natural: Callable[[Floats], list[float]]
 
@@ -76,10 +80,22 @@ def _power_starts(sizes: Floats, losses: Floats) -> list[list[float]]:
 
 
 def _exponential_starts(sizes: Floats, losses: Floats) -> list[list[float]]:
-    scales = np.log(np.ptp(sizes) * np.array([0.05, 0.15, 0.4, 1.0, 3.0]))
+    scales = np.log(np.ptp(sizes) * np.array([0.1, 0.3, 1.0]))
     return [
         [float(np.log(max(losses.max() - np.exp(e), _TINY))), float(s), e] for s in scales for e in _offsets(losses)
     ]
+
+
+def _power_slopes(parameters: Floats, sizes: Floats) -> Floats:
+    # The share of the power law in the loss; the rest is the offset's.
+    share = expit(parameters[0] - parameters[1] * np.log(sizes) - parameters[2])
+    return np.stack([share, -share * np.log(sizes), 1 - share], axis=1)
+
+
+def _exponential_slopes(parameters: Floats, sizes: Floats) -> Floats:
+    exponent = sizes * np.exp(-parameters[1])
+    share = expit(parameters[0] - exponent - parameters[2])
+    return np.stack([share, share * exponent, 1 - share], axis=1)
 
 
 LAWS = {
@@ -87,6 +103,7 @@ LAWS = {
         "a / D^b + E",
         ("a", "b", "E"),
         lambda p, d: np.logaddexp(p[0] - p[1] * np.log(d), p[2]),
+        _power_slopes,
         _power_starts,
         lambda p: [float(np.exp(p[0])), float(p[1]), float(np.exp(p[2]))],
     ),
@@ -94,6 +111,7 @@ LAWS = {
         "a / D^b",
         ("a", "b"),
         lambda p, d: p[0] - p[1] * np.log(d),
+        lambda p, d: np.stack([np.ones(len(d)), -np.log(d)], axis=1),  # noqa: ARG005 (the signature of all)
         lambda d, losses: [[float(np.log(losses).mean()) + b * float(np.log(d).mean()), b] for b in (0.0, 0.3)],
         lambda p: [float(np.exp(p[0])), float(p[1])],
     ),
@@ -101,6 +119,7 @@ LAWS = {
         "a exp(-D / c) + E",
         ("a", "c", "E"),
         lambda p, d: np.logaddexp(p[0] - d * np.exp(-p[1]), p[2]),
+        _exponential_slopes,
         _exponential_starts,
         lambda p: [float(np.exp(value)) for value in p],
     ),
@@ -108,6 +127,7 @@ LAWS = {
         "E",
         ("E",),
         lambda p, d: np.full(len(d), p[0]),
+        lambda p, d: np.ones((len(d), 1)),  # noqa: ARG005 (the signature of all)
         lambda d, losses: [[float(np.median(np.log(losses)))]],  # noqa: ARG005 (the signature of all)
         lambda p: [float(np.exp(p[0]))],
     ),
@@ -146,7 +166,15 @@ def _solve(law: Law, sizes: Floats, log_losses: Floats, starts: Sequence[Sequenc
     robust = {} if scale is None else {"loss": "huber", "f_scale": _HUBER * scale}
     bounds = ([_BOUNDS[0]] * len(law.parameters), [_BOUNDS[1]] * len(law.parameters))
     solutions = [
-        least_squares(residuals, np.clip(start, -59.0, 59.0), bounds=bounds, x_scale="jac", **robust)
+        least_squares(
+            residuals,
+            np.clip(start, -59.0, 59.0),
+            jac=lambda parameters: law.slopes(parameters, sizes),
+            bounds=bounds,
+            x_scale="jac",
+            max_nfev=_EVALUATIONS,
+            **robust,
+        )
         for start in starts
     ]
     return min(solutions, key=lambda solution: solution.cost)
@@ -159,20 +187,26 @@ def _spread(residuals: Floats, parameters: int) -> float:
     return max(_SMALLEST, scale * (count / max(1, count - parameters)) ** 0.5)
 
 
-def fit_law(law: Law, sizes: Floats, losses: Floats, starts: Sequence[Sequence[float]] | None = None) -> Fit:
+def fit_law(law: Law, sizes: Floats, losses: Floats) -> Fit:
     """Fit a law by Huber's loss of log residuals, after least squares has given their scale.
 
     Args:
         law: one of `LAWS`.
         sizes: [n] amounts of data, above 0.
         losses: [n] losses, above 0.
-        starts: where to begin; None begins at the law's own many places.
     """
     log_losses = np.log(losses)
-    first = _solve(law, sizes, log_losses, starts or law.starts(sizes, losses), None)
-    scale = _spread(first.fun, len(law.parameters))
-    best = _solve(law, sizes, log_losses, [first.x], scale)
-    return Fit(law, best.x, log_losses - law.log_loss(best.x, sizes), _spread(best.fun, len(law.parameters)))
+    starts = law.starts(sizes, losses)
+    best = _solve(law, sizes, log_losses, starts, None)
+    scale = _spread(best.fun, len(law.parameters))
+    # Least squares follow outliers, and their scale is then too large: nearly absolute residuals come next, then Huber's loss
+    # with scales that are estimated again.
+    best = _solve(law, sizes, log_losses, [best.x, *starts], scale / 10)
+    scale = _spread(best.fun, len(law.parameters))
+    for _ in range(_ROUNDS):
+        best = _solve(law, sizes, log_losses, [best.x], scale)
+        scale = _spread(best.fun, len(law.parameters))
+    return Fit(law, best.x, -best.fun, scale)
 
 
 def correlation(residuals: Floats) -> float:
@@ -223,14 +257,12 @@ def bootstrap_fits(fit: Fit, sizes: Floats, *, rho: float, draws: int, seed: int
     scaled = (fit.residuals - fit.residuals.mean()) * (count / max(1, count - p)) ** 0.5
     length = _block_length(rho, count)
     centre = fit.law.log_loss(fit.parameters, sizes)
-    # A flat valley leads from one exponent to others: each sample is begun at the fit and at two neighbours.
-    starts = [fit.parameters + shift * np.array([0.0, 0.15, 0.0]) for shift in (0, -1, 1)]
     replicates = []
     for _ in range(draws):
         begins = generator.integers(0, count - length + 1, -(-count // length))
         picked = (begins[:, None] + np.arange(length)).ravel()[:count]
-        losses = np.exp(centre + scaled[picked])
-        replicates.append(fit_law(fit.law, sizes, losses, starts).parameters)
+        best = _solve(fit.law, sizes, centre + scaled[picked], [fit.parameters.tolist()], fit.scale)
+        replicates.append(best.x)
     return np.array(replicates)
 
 
