@@ -41,7 +41,7 @@ _TINY = 1e-12
 _FARTHEST = 4.0  # sizes beyond the largest, in times of it, up to which a forecast is given
 _FEWEST_DRAWS = 100
 _ROUNDS = 3
-_EVALUATIONS = 60  # a flat valley is not followed to its end: there the loss is the same
+_ROUGH, _FINE = 60, 200  # evaluations of many starts, and from one: a flat valley is followed to its end
 _FAR = 3.0  # standard errors
 
 
@@ -172,7 +172,7 @@ def _solve(law: Law, sizes: Floats, log_losses: Floats, starts: Sequence[Sequenc
             jac=lambda parameters: law.slopes(parameters, sizes),
             bounds=bounds,
             x_scale="jac",
-            max_nfev=_EVALUATIONS,
+            max_nfev=_ROUGH if len(starts) > 1 else _FINE,
             **robust,
         )
         for start in starts
