@@ -40,7 +40,7 @@ def read_run(path: Path, name: str, key: str = "compare") -> Run:
         raise DataError(f"{key}: {path} is not a finished evaluation (no results.json); run it to its end")
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        answers = [Prediction.from_line(row) for row in read_lines(path / PREDICTIONS)]
+        answers = [Prediction.from_line(row) for row in read_lines(path / PREDICTIONS, mend=False)]
         scored = score_all(answers, ScoringContext(results["parser"]))
         version = results.get("parser_version")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
