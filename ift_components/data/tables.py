@@ -132,6 +132,8 @@ def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Ite
 def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Yield some columns of a large CSV file, plain or gzipped, as text, holding a few megabytes in memory.
 
+    No message quotes a cell, nor a header, which may be a first row.
+
     Raises:
         DataError: for a missing column or a malformed file.
     """
@@ -139,7 +141,7 @@ def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, 
     parse = pa.csv.ParseOptions(newlines_in_values=True)
     try:
         with (gzip.open if path.suffix == ".gz" else Path.open)(path, "rt", encoding="utf-8-sig") as file:
-            require_columns(path, next(csv.reader([file.readline()]), []), columns)
+            require_columns(path, next(csv.reader([file.readline()]), []), columns, private=True)
         convert = pa.csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
         )
