@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,11 @@ class ReplyFile:
         path: the file.
         server: the model and its sampling.
         template: name of the template, kept with each reply for people who read the file.
+        private: whether the file is for its owner alone.
     """
 
-    def __init__(self, path: Path, server: ServerOptions, template: str) -> None:
-        self.path, self.server, self.template = path, server, template
+    def __init__(self, path: Path, server: ServerOptions, template: str, *, private: bool = False) -> None:
+        self.path, self.server, self.template, self.private = path, server, template, private
 
     def key(self, task: Task) -> str:
         """Return what a task's reply is filed under."""
@@ -158,7 +160,8 @@ class ReplyFile:
         """Ask about each task that has no reply yet and append the replies.
 
         Raises:
-            UserError: if the server cannot be used, or some tasks still have no reply; what was replied is kept.
+            UserError: if the server cannot be used, some tasks still have no reply, or the file cannot be written, such as on
+                a full disk; what was replied is kept.
         """
         with locked(self.path, f"another process is writing {self.path}; wait for it"):
             self._cut_off_end()
@@ -172,7 +175,7 @@ class ReplyFile:
         trouble = ""
         requests = (Request(task, lambda task=task: self._body(task)) for task in missing)  # type: ignore[misc]
         with (
-            self.path.open("a", encoding="utf-8") as file,
+            self._opened() as file,
             closing(client.ask(requests)) as replies,
             tqdm(total=len(missing), desc=client.model, unit="caption") as bar,
         ):
@@ -188,13 +191,31 @@ class ReplyFile:
                     "key": self.key(task), "image_id": task.image_id, "template": self.template, "model": client.model,
                     "reply": reply.text, "refusal": reply.refusal,
                 }  # fmt: skip
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
+                self._append(file, json.dumps(row, ensure_ascii=False).encode() + b"\n")
         if failed:
             raise UserError(
                 f"server.base_url: {client.address} gave no reply to {failed} of {len(missing)} captions ({trouble}); the "
                 f"replies until then are kept in {self.path}: run the same command again"
             )
+
+    def _opened(self) -> FileIO:
+        try:
+            if self.private:
+                self.path.touch(mode=0o600)
+            # Without a buffer, which closing the file would try to write out once more after the disk was full.
+            return self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"replies: {self.path} cannot be written: {error.strerror}") from error
+
+    def _append(self, file: FileIO, line: bytes) -> None:
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            raise UserError(
+                f"replies: {self.path} cannot be written: {error.strerror}; the replies until then are kept in it: make room "
+                "and run the same command again"
+            ) from error
 
     def _body(self, task: Task) -> dict[str, Any]:
         own = int.from_bytes(hashlib.sha256(task.image_id.encode()).digest()[:4], "big")
