@@ -19,10 +19,15 @@ MARKS = ("x", "✓", "✔", "✗", "•", "*", "+", "1", "yes", "y", "true")  # 
 PAIRS = (
     ("yes", "no"), ("y", "n"), ("true", "false"), ("t", "f"), ("1", "0"), ("1.0", "0.0"), ("positive", "negative"),
     ("pos", "neg"), ("p", "n"), ("present", "absent"), ("+", "-"), ("x", "o"), ("ja", "nein"), ("oui", "non"),
+    ("j", "n"), ("o", "n"), ("s", "n"),
 )  # fmt: skip
+_CODED = (("p", "n"), ("o", "n"), ("s", "n"))  # flags only where the header says so: letters may stand for anything
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _ID_NAME = re.compile(r"\b(id|ids|uid|mrn|nr|no|number|patient|accession|case|file|filename|path)\b", re.IGNORECASE)
+_TEXT_NAME = re.compile(
+    r"(comment|remark|note|kommentar|bemerkung|anmerkung|remarque|free ?text|freitext)s?(en|e)?\b", re.IGNORECASE
+)
 _FEW_ROWS, _LONG, _REPEATS = 5, 60, 0.5
 COVERED = 0.9  # share of rows in which one of several columns must hold for them to be one attribute
 
@@ -119,6 +124,8 @@ def _looks_like(column: _Column, *, private: bool) -> str:
     values = column.values
     if all(value.casefold() in NAMES for value in values) and len(values) > 1:
         return "looks like a split" + ("" if private else f" (builder.split_column={column.column})")
+    if _TEXT_NAME.search(column.header.name) and any(" " in value for value in values):
+        return "looks like free text"
     mostly_different = len(values) >= _FEW_ROWS and len(values) / column.filled > _REPEATS
     if mostly_different or (len(values) > 2 and _ID_NAME.search(column.header.name)):  # noqa: PLR2004
         if all(_NUMBER.fullmatch(value) for value in values) and not _ID_NAME.search(column.header.name):
@@ -136,7 +143,7 @@ def _flag_words(column: _Column) -> tuple[list[str], list[str]] | None:
     if len(folded) == 1 and folded <= set(MARKS) and "" in column.absent:
         return column.values, [""]
     for yes, no in PAIRS:
-        coded = (yes, no) != ("p", "n") or {code.casefold() for code in column.header.codes} == {"p", "n"}
+        coded = (yes, no) not in _CODED or {code.casefold() for code in column.header.codes} == {yes, no}
         if folded == {yes, no} and coded:
             return ([v for v in column.values if v.casefold() == yes], [v for v in column.values if v.casefold() == no])
     return None

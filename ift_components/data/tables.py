@@ -46,7 +46,7 @@ def _require_unique(path: Path, header: list[str], *, private: bool) -> None:
 def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
     """Yield the line number (of a row's end) and the cells of each row of a CSV file, as text and as they stand.
 
-    A byte-order mark is dropped; names in the header and cells lose surrounding white space and line breaks; quoted
+    A byte-order mark is dropped; names in the header lose line breaks, cells surrounding white space; quoted
     line breaks are read; `NA`, `nil` and the like stay what they are.
 
     Args:
@@ -60,7 +60,7 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [" ".join(name.split()) for name in next(reader, [])]
             _require_unique(path, header, private=problems.private)
             require_columns(path, header, columns, private=problems.private)
             for cells in reader:
