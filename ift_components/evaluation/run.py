@@ -31,7 +31,7 @@ from ift_components.evaluation.report import write_pages
 from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.evaluation.tasks import TASKS, score_all
-from ift_components.files import sha256, write_json
+from ift_components.files import owner_only, sha256, write_json
 from ift_components.models.adapter_reader import adapter_hash, load_adapter
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
@@ -209,7 +209,7 @@ class Evaluation:
         self._identify()
         resumed = (self.path / RUN_FILE).is_file()
         if self.world.is_main:
-            self._folder = RunFolder(self.path, self._fingerprint())
+            self._folder = RunFolder(self.path, self._fingerprint(), private=self._private())
             self._folder.claim()
         present = self._open() if resumed else {}
         self._unanswered = sum("unanswered" in row for row in present.values())
@@ -358,7 +358,11 @@ class Evaluation:
             correct_for_number([change])
             results["change"] = rounded(change)
         write_json(self.path / "results.json", results)
-        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
-        private = bool(read_manifest(self.cfg.data).get("private", True))
-        write_pages(self.path, results, predictions, private=private)
+        write_pages(self.path, results, predictions, private=self._private())
+        if self._private():
+            owner_only(self.path)
         return results
+
+    def _private(self) -> bool:
+        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
+        return bool(read_manifest(self.cfg.data).get("private", True))
