@@ -33,7 +33,7 @@ def train(make_trainer, world):
 
 @pytest.mark.parametrize(
     "option",
-    ["cpu_offload=true", "activation_checkpointing=true", pytest.param("compile=true", marks=pytest.mark.slow)],
+    ["cpu_offload=true", "activation_checkpointing=all", pytest.param("compile=true", marks=pytest.mark.slow)],
 )
 def test_option_keeps_the_losses(train_config, train, option):
     plain, _ = train(train_config())
@@ -180,7 +180,7 @@ def test_processes_in_two_copies_repeat_one(tune, train_config, world, make_trai
 
 
 def test_meta_tile_padding_trains_in_that_layout(train_config, train, world):
-    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=true"))
+    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=all"))
     plain, _ = train(train_config())
     assert losses[0] != pytest.approx(plain[0], abs=1e-3)
     model = tiny_llama3_2_vision()
