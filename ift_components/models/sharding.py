@@ -1,8 +1,8 @@
 """Precision and sharding: fp32 masters for what is trained, the compute dtype for what is frozen, FSDP2 over all processes."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -105,12 +105,24 @@ def shard(
     units = [unit for unit in units if any(p not in ignored for p in unit.parameters())]
     for unit in units:
         fully_shard(unit, **options)
-    _prefetch([unit for unit in units if unit in set(shard_units(module.model))])
+    _prefetch(module.model)
 
 
-def _prefetch(units: Sequence[nn.Module]) -> None:
+def gets_gradient(model: DeepFusionModel, unit: nn.Module) -> bool:
+    """Whether a gradient goes through a unit of sharding, so that its weights are needed in the backward pass too.
+
+    None goes through a frozen encoder, nor to a frozen table of embeddings; one goes through every layer of the decoder, to
+    the proxy.
+    """
+    if any(unit is part for part in model.encoder.modules()):
+        return any(parameter.requires_grad for parameter in model.encoder.parameters())
+    return not isinstance(unit, nn.Embedding) or unit.weight.requires_grad
+
+
+def _prefetch(model: DeepFusionModel) -> None:
     """Let every unit ask for the next one's weights before it computes, in the order of the forward pass and back."""
+    units = [unit for unit in shard_units(model) if isinstance(unit, FSDPModule)]
     for unit, following in pairwise(units):
-        if isinstance(unit, FSDPModule) and isinstance(following, FSDPModule):
-            unit.set_modules_to_forward_prefetch([following])
-            following.set_modules_to_backward_prefetch([unit])
+        unit.set_modules_to_forward_prefetch([following])
+    for unit, following in pairwise([unit for unit in units if gets_gradient(model, cast("nn.Module", unit))]):
+        following.set_modules_to_backward_prefetch([unit])

@@ -14,7 +14,7 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.models.adapters import is_added
 from ift_components.models.forward import Batch
 from ift_components.models.quantised import BITS, quantisable
-from ift_components.models.sharding import RECOMPUTED, checkpoint_activations, shard_units
+from ift_components.models.sharding import RECOMPUTED, checkpoint_activations, gets_gradient, shard_units
 from ift_components.models.trainable import FINE_TUNING, PARTS, WARM_UP, Tuning, apply_tuning
 from ift_components.training.activations import meta_model, traced_bytes
 from ift_components.training.flops import image_batch
@@ -96,13 +96,9 @@ def communication_bytes(
         processes: processes that share the weights.
         shard_frozen: whether frozen weights are shared.
     """
-    encoder = set(model.encoder.modules())
-    trains_encoder = any(p.requires_grad for p in model.encoder.parameters())
     gathered = 0
     for unit, size in _unit_sizes(model, shard_frozen=shard_frozen).items():
-        trained = any(p.requires_grad for p in unit.parameters())
-        passes_gradient = trains_encoder if unit in encoder else trained or not isinstance(unit, nn.Embedding)
-        gathered += size * (2 if passes_gradient and unit is not model else 1)
+        gathered += size * (2 if unit is not model and gets_gradient(model, unit) else 1)
     reduced = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not is_added(name))
     share = (processes - 1) / processes
     return round(gathered * dtype.itemsize * share), round(reduced * _FP32 * share)

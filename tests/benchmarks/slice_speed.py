@@ -4,8 +4,7 @@ A slice has every width of the 11B model (encoder 1,280 with 1,601 tokens, langu
 projection from 7,680, a vocabulary of 128,256) and one or two layers of each kind. A whole optimizer step is timed on slices
 that differ by one layer; the difference is what a layer of that kind costs in its role (frozen, trained, recomputed), its share
 of the optimizer included. Times the number of layers, and with what is left of the smallest slice, that is the step at full
-depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step, on the CPU or on
-CUDA.
+depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step.
 
 What the authors' way is says `authors_way.py`: all in one dtype, every trainable weight gets its gradient in the warm-up too.
 """
