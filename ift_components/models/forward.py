@@ -6,7 +6,7 @@ cross-attention runs without a mask and its layer's effect on those rows is undo
 layer modules themselves, so that whatever is in them (shards, compiled code, adapters) is there in training and in answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
@@ -34,7 +34,15 @@ class Recorder(Protocol):
         """
 
     def attention(
-        self, layer: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool
+        self,
+        layer: str,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *,
+        is_causal: bool,
+        attend: Callable[[Tensor], Tensor],
     ) -> Tensor | None:
         """Take what an attention module attends with, in the encoder and in the decoder.
 
@@ -45,10 +53,12 @@ class Recorder(Protocol):
             value: likewise.
             mask: [b, s, keys], True where a query attends to a key, or None.
             is_causal: whether a query attends to the keys up to its own place alone.
+            attend: the layer's own kernel on these queries and keys; takes values [b, heads, keys, any width]. With unit vectors
+                as values it gives the attention weights, whatever mask is built into the kernel.
 
         Returns:
             The attended values [b, heads, s, head dim] if the recorder has computed them itself, or None: then the usual
-            kernel does, and the model's output is the same to the bit as without a recorder.
+            kernel does. With None or `attend(value)` the model's output is the same to the bit as without a recorder.
         """
 
 
@@ -57,13 +67,15 @@ def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Hand the recorder what every attention module of the model attends with while the context lasts."""
 
     def wrap(name: str, call: AttentionCall) -> AttentionCall:
-        def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-            attended = recorder.attention(
-                name, query, key, value, options.get("mask"), is_causal=bool(options.get("is_causal"))
-            )
-            return call(query, key, value, **options) if attended is None else attended
+        def record(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+            def attend(values: Tensor) -> Tensor:
+                return call(query, key, values, **options)
 
-        return attend
+            mask, is_causal = options.get("mask"), bool(options.get("is_causal"))
+            attended = recorder.attention(name, query, key, value, mask, is_causal=is_causal, attend=attend)
+            return attend(value) if attended is None else attended
+
+        return record
 
     with replaced_attention_calls(model, wrap):
         yield

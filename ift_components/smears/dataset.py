@@ -7,19 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ift_components.config import drawn_folder
 from ift_components.data.build import BuildOptions, prepare
 from ift_components.data.builders.wbcatt import SCHEMA
 from ift_components.data.mcq import QuestionOptions
-from ift_components.data.prepared import SPLITS
+from ift_components.data.prepared import SPLITS, read_manifest
 from ift_components.data.problems import Problems
 from ift_components.data.source import Record, Source, find_image
 from ift_components.data.tables import read_csv
 from ift_components.errors import ConfigError
 from ift_components.files import cache_dir, complete_folder, locked, write_text
-from ift_components.smears.render import draw_cells
+from ift_components.smears.render import draw_cells_and_masks
 from ift_components.smears.sampler import rows, sample_cells
 from ift_components.smears.styles import STYLES
 
@@ -89,17 +90,52 @@ def _draw(folder: Path, style: str, counts: dict[str, int], *, independent: bool
     with (folder / "cells.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["image", "split", *SCHEMA.columns])
         writer.writeheader()
-        for number, (split, count) in enumerate(counts.items()):
-            generator = np.random.default_rng((seed, number))  # so that a split does not depend on the others' sizes
-            codes = sample_cells(count, generator, independent=independent)
-            values = rows(codes)
+        for split, count in counts.items():
             (folder / split).mkdir(exist_ok=True)
-            for begin in range(0, count, _CHUNK):
-                pixels = draw_cells(codes[begin : begin + _CHUNK], style, generator, side=side)
-                for index, image in enumerate(pixels, start=begin):
-                    path = f"{split}/{index:05d}.png"
-                    Image.fromarray(image).save(folder / path)
-                    writer.writerow({"image": path, "split": split, **values[index]})
+            for path, image, values, _ in _cells(split, style, count, independent=independent, side=side, seed=seed):
+                Image.fromarray(image).save(folder / path)
+                writer.writerow({"image": path, "split": split, **values})
+
+
+def _cells(
+    split: str, style: str, count: int, *, independent: bool, side: int, seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.uint8], dict[str, str], dict[str, npt.NDArray[np.bool_]]]]:
+    """Yield path, image, attributes and masks of the cells of a split; always the same for the same arguments."""
+    generator = np.random.default_rng((seed, SPLITS.index(split)))  # so that a split does not depend on the others' sizes
+    codes = sample_cells(count, generator, independent=independent)
+    values = rows(codes)
+    for begin in range(0, count, _CHUNK):
+        pixels, masks = draw_cells_and_masks(codes[begin : begin + _CHUNK], style, generator, side=side)
+        for index, image in enumerate(pixels):
+            place = begin + index
+            yield f"{split}/{place:05d}.png", image, values[place], {n: m[index] for n, m in vars(masks).items()}
+
+
+def smear_masks(folder: str | Path, split: str) -> dict[str, dict[str, npt.NDArray[np.bool_]]] | None:
+    """Return where the parts of drawn cells lie, by drawing them again: image id to part (`render.Masks`) to mask.
+
+    Args:
+        folder: a prepared folder.
+        split: `train`, `val` or `test`.
+
+    Returns:
+        Masks [side, side]; None if the folder does not hold drawn cells as they were drawn (other data, or cut or
+        scaled images).
+    """
+    manifest = read_manifest(folder)
+    builder, options = manifest["builder"], manifest["options"]
+    if builder["name"] != "smears" or options.get("center_crop") or options.get("max_side"):
+        return None
+    arguments = builder["arguments"]
+    cells = _cells(
+        split,
+        arguments["style"],
+        arguments[split],
+        independent=arguments["independent"],
+        side=arguments["side"],
+        seed=arguments["seed"],
+    )
+    return {path: masks for path, _, _, masks in cells}
 
 
 def draw_if_missing(folder: str | Path | None) -> None:

@@ -1,5 +1,6 @@
 """Draws white blood cells with given attributes: `draw_cells` for arrays, `contact_sheet` for people."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ift_components.smears.styles import STYLES, Colour, Style
 
 CHUNK = 16  # images drawn together: few enough to stay in the cache
 SMALLEST = 32  # below, small granules are less than half a pixel
+_HALF = 0.5  # opacity from which a pixel belongs to a part
 _EDGE = 0.03  # softness of outlines, in half sides
 # By granule type: how many, and their radius in half sides.
 _GRANULES = {"coarse": (10, 0.085), "round": (26, 0.047), "small": (62, 0.020)}
@@ -32,6 +34,23 @@ _FROSTED = VALUES[COLUMNS["cytoplasm texture"]].index("frosted")
 _YES = VALUES[COLUMNS["cytoplasm vacuole"]].index("yes")
 
 _SHEET_COLUMNS, _SHEET_ROWS, _CELL, _GAP, _CAPTION, _TITLE = 6, 4, 168, 8, 38, 28
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which pixels of drawn cells belong to which part, each [n, side, side].
+
+    Attributes:
+        cell: the white blood cell.
+        nucleus: its nucleus.
+        cytoplasm: what of the cell is not nucleus.
+        granules: its granules; nothing where it has none.
+    """
+
+    cell: npt.NDArray[np.bool_]
+    nucleus: npt.NDArray[np.bool_]
+    cytoplasm: npt.NDArray[np.bool_]
+    granules: npt.NDArray[np.bool_]
 
 
 def draw_cells(
@@ -55,21 +74,33 @@ def draw_cells(
         ConfigError: if the style is unknown or the side too small.
         DataError: if the codes do not describe cells.
     """
+    return draw_cells_and_masks(codes, style, generator, side=side)[0]
+
+
+def draw_cells_and_masks(
+    codes: npt.NDArray[Any], style: str, generator: np.random.Generator, *, side: int = 84
+) -> tuple[npt.NDArray[np.uint8], Masks]:
+    """Draw as `draw_cells` does, and return the images and where each part of a cell lies in them."""
     if style not in STYLES:
         raise ConfigError(f"style is '{style}'; expected one of: {', '.join(STYLES)}")
     if side < SMALLEST:
         raise ConfigError(f"side is {side}; expected {SMALLEST} or more, or small granules cannot be seen")
     codes = check_codes(codes)
     images = np.empty((len(codes), side, side, 3), np.uint8)
+    masks = Masks(*(np.empty((len(codes), side, side), np.bool_) for _ in fields(Masks)))
     look = STYLES[style]
     at = shapes.grid(side, look.blur)
     for start in range(0, len(codes), CHUNK):
         part = slice(start, start + CHUNK)
-        images[part] = _draw(codes[part], look, generator, at)
-    return images
+        images[part], of_part = _draw(codes[part], look, generator, at)
+        for field in fields(Masks):
+            getattr(masks, field.name)[part] = getattr(of_part, field.name)
+    return images, masks
 
 
-def _draw(codes: Codes, style: Style, generator: np.random.Generator, at: Grid) -> npt.NDArray[np.uint8]:
+def _draw(
+    codes: Codes, style: Style, generator: np.random.Generator, at: Grid
+) -> tuple[npt.NDArray[np.uint8], Masks]:
     """Draw a chunk: layers from the top down, each an opacity and a colour, mixed by one matrix product."""
     n = len(codes)
     code = {name: codes[:, place].astype(np.intp) for name, place in COLUMNS.items()}
@@ -110,7 +141,11 @@ def _draw(codes: Codes, style: Style, generator: np.random.Generator, at: Grid) 
             np.multiply(opacity.reshape(n, -1), through, out=opacities[:, place])
             through -= opacities[:, place]
     colours = _rgb(np.stack([colour for _, colour in layers], 1))
-    return _photograph(generator, style, (colours.transpose(0, 2, 1) @ opacities).reshape(n, 3, at.side, at.side), at)
+    images = _photograph(generator, style, (colours.transpose(0, 2, 1) @ opacities).reshape(n, 3, at.side, at.side), at)
+    inside, nucleus = cell.inside >= _HALF, cell.nucleus >= _HALF
+    # Granules over the nucleus are faint: what counts is how they compare with the most opaque ones there can be.
+    shown = granules >= _HALF * style.granule_strength[0] * (1 - (1 - style.covered) * cell.nucleus)
+    return images, Masks(inside, nucleus & inside, inside & ~nucleus, shown & inside)
 
 
 class _Cell:
