@@ -33,7 +33,7 @@ class AnswerMap:
     """What a method says of one answer.
 
     Attributes:
-        grid: [rows, columns] over the whole picture, at least 0, adding up to 1; all 0 where nothing speaks for the answer.
+        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks for the answer.
         signed: [chosen tokens or 1, rows, columns] as the method gave it.
         pieces: the answer's tokens as texts.
         chosen: the tokens that were mapped.
@@ -85,11 +85,14 @@ class Mapper:
     ) -> None:
         self.walk = Walk(model, transform, proxy)
         self.picture = ImageTransform(transform, resize)
-        self.tokens = ImageTokens.of(model)
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """Return a picture as the model sees it, [1, 1 tile, 3, h, w]."""
+        """Return a picture as the model sees it, [down, across, 3, h, w]."""
         return self.picture(picture).unsqueeze(0)
+
+    def canvas(self, picture: Image.Image) -> Image.Image:
+        """Return the picture that maps lie over: with one tile the whole picture, squashed."""
+        return self.picture.squash(picture)
 
     def answer(self, picture: Image.Image, prompt: str, max_new_tokens: int = 50) -> str:
         """Return the model's greedy answer."""
@@ -157,7 +160,8 @@ class Mapper:
         check_arguments(method, arguments)
         chosen = self.chosen(asked, tokens)
         relevance = method_of(method).relevance(self.walk, pixels, asked, chosen, **arguments)
-        signed = relevance.reshape(-1, self.tokens.rows, self.tokens.columns).numpy().astype(np.float32)
+        tokens_of_image = ImageTokens.of(self.walk.model, pixels)
+        signed = relevance.reshape(-1, tokens_of_image.rows, tokens_of_image.columns).numpy().astype(np.float32)
         # Tokens weigh alike where a method gives each its own map: what is large for one would hide all others.
         by_token = np.stack([normalised(one) for one in signed])
         return AnswerMap(normalised(by_token.sum(axis=0)), signed, asked.pieces, chosen, method)
