@@ -108,7 +108,7 @@ class ChatClient:
         if api_key_env is not None and not os.environ.get(api_key_env):
             raise ConfigError(f"{where}.api_key_env: the environment variable {api_key_env} is not set")
         self.model = model
-        self._where, self._base_url = where, base_url.rstrip("/")
+        self.where, self._base_url = where, base_url.rstrip("/")
         self._concurrency, self._timeout = concurrency, timeout
         self._retries, self._backoff = retries, wait_exponential_jitter(backoff, _LONGEST_WAIT, jitter=backoff)
         self._key = os.environ[api_key_env] if api_key_env else None
@@ -193,7 +193,7 @@ class ChatClient:
         except _Passing as trouble:
             reason = f"no answer in {self._retries + 1} attempts; the last: {self._hide(str(trouble))}"
             if not self._answered:
-                raise UserError(f"{self._where}.base_url: {self.address} gave {reason}") from trouble
+                raise UserError(f"{self.where}.base_url: {self.address} gave {reason}") from trouble
             return Reply(None, time.perf_counter() - begin, reason, passing=True)
         self._answered = True
         return Reply(text, time.perf_counter() - begin)
@@ -229,7 +229,7 @@ class ChatClient:
             raise _Passing(text, float(after) if after.isdigit() else None)
         if status in (_UNAUTHORISED, _PAYMENT, _NOT_FOUND, _NOT_ALLOWED):
             raise UserError(
-                f"{self._where}.base_url: {self.address} refuses every request for '{self.model}' with {self._hide(text)}"
+                f"{self.where}.base_url: {self.address} refuses every request for '{self.model}' with {self._hide(text)}"
             )
         if status >= _BAD:
             raise _Refused(text)

@@ -39,7 +39,7 @@ def _cluster_sums(values: Sequence[float], clusters: Sequence[Hashable]) -> tupl
     return sums.astype(float), np.bincount(which, minlength=len(index)).astype(float)
 
 
-def _draws(clusters: int, draws: int, seed: int) -> Iterator[Floats]:
+def cluster_draws(clusters: int, draws: int, seed: int) -> Iterator[Floats]:
     """Yield how often each cluster is drawn, [chunk, clusters]: with replacement, as many as there are."""
     generator = np.random.default_rng(seed)
     for start in range(0, draws, _CHUNK):
@@ -65,7 +65,7 @@ def bootstrap_means(
         [draws] replicates.
     """
     sums, counts = _cluster_sums(values, clusters)
-    return np.concatenate([(w @ sums) / (w @ counts) for w in _draws(len(sums), draws, seed)])
+    return np.concatenate([(w @ sums) / (w @ counts) for w in cluster_draws(len(sums), draws, seed)])
 
 
 def bootstrap_interval(
@@ -155,7 +155,7 @@ def bootstrap_cells(
     np.add.at(sums, (which, columns), np.asarray(values, dtype=float))
     np.add.at(counts, (which, columns), 1.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        replicates = [(w @ sums) / (w @ counts) for w in _draws(len(index), draws, seed)]
+        replicates = [(w @ sums) / (w @ counts) for w in cluster_draws(len(index), draws, seed)]
     return list(names), np.concatenate(replicates)
 
 

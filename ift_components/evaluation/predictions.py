@@ -15,8 +15,12 @@ RUN_FILE = "run.json"
 PREDICTIONS = "predictions.jsonl"
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, *, mend: bool = True) -> list[dict[str, Any]]:
     """Return the lines of a predictions file; a last line that was cut short is cut off the file.
+
+    Args:
+        path: the file.
+        mend: whether the file may be changed; a reader leaves it as it is.
 
     Raises:
         UserError: if another line is damaged.
@@ -34,7 +38,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 "or give another output_dir"
             ) from error
         rows.append(row)
-    if len(whole) < len(content):
+    if mend and len(whole) < len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return rows

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ _IN_A_ROW = 20  # requests without a reply, one after the other, after which the
 
 
 @dataclass
-class ServerOptions:
-    """The server that writes, and how it is asked. A text-only model does: images are not sent.
+class ChatServer:
+    """A server that is asked, and how. Text alone is sent, no image.
 
     Attributes:
         base_url: up to and including `/v1`; ollama's, vLLM's, SGLang's or llama.cpp's own, or a hosted one.
@@ -33,7 +33,6 @@ class ServerOptions:
         timeout: seconds that one attempt may take in all.
         retries: further attempts after the first.
         api_key_env: environment variable that holds the key.
-        allow_remote: let the captions of a private folder leave this machine.
     """
 
     base_url: str = "http://127.0.0.1:11434/v1"
@@ -46,6 +45,43 @@ class ServerOptions:
     timeout: float = 120.0
     retries: int = 5
     api_key_env: str | None = None
+
+    def connect(self, where: str, *, private: str | None, allow: str) -> ChatClient:
+        """Return the client.
+
+        Args:
+            where: the config key of this server, for messages.
+            private: what may not leave this machine; None lets everything.
+            allow: the config key that lets it leave nevertheless, for the message.
+
+        Raises:
+            ConfigError: for values that cannot be, or a remote server for what is private.
+        """
+        client = ChatClient(
+            self.base_url,
+            str(self.model),
+            where=where,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retries=self.retries,
+            api_key_env=self.api_key_env,
+        )
+        if private is not None and not client.is_local:
+            raise ConfigError(
+                f"{where}.base_url: {client.address} is not on this machine, but {private}; use a server on "
+                f"localhost, or set {allow}=true if the data's terms allow it"
+            )
+        return client
+
+
+@dataclass
+class ServerOptions(ChatServer):
+    """The server that writes, and how it is asked. A text-only model does: images are not sent.
+
+    Attributes:
+        allow_remote: let the captions of a private folder leave this machine.
+    """
+
     allow_remote: bool = False
 
     def client(self, *, private: bool) -> ChatClient:
@@ -57,43 +93,40 @@ class ServerOptions:
         Raises:
             ConfigError: for values that cannot be, or a remote server for private captions.
         """
-        client = ChatClient(
-            self.base_url,
-            str(self.model),
-            where="server",
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            retries=self.retries,
-            api_key_env=self.api_key_env,
-        )
-        if private and not (client.is_local or self.allow_remote):
-            raise ConfigError(
-                f"server.base_url: {client.address} is not on this machine, but the captions are private; use a server on "
-                "localhost, or set server.allow_remote=true if the data's terms allow it"
-            )
-        return client
+        forbidden = "the captions are private" if private and not self.allow_remote else None
+        return self.connect("server", private=forbidden, allow="server.allow_remote")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One caption to ask about.
+    """One caption or answer to ask about.
 
     Attributes:
-        image_id: the image.
+        image_id: the image, or whatever else tells this task from others with the same prompt.
         prompt: what the model is asked.
+        facts: what is kept beside the reply, for people who read the file.
     """
 
     image_id: str
     prompt: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StoredReply:
-    """A reply as it is kept: for which image, its text (None if the server refused), and the split that came with it."""
+    """A reply as it is kept.
+
+    Attributes:
+        image_id: the task's.
+        text: the reply; None if the server refused.
+        split: the split that came with it.
+        refusal: why there is no text.
+    """
 
     image_id: str
     text: str | None
     split: str | None = None
+    refusal: str | None = None
 
 
 class ReplyFile:
@@ -106,10 +139,11 @@ class ReplyFile:
         path: the file.
         server: the model and its sampling.
         template: name of the template, kept with each reply for people who read the file.
+        what: what is asked about, in the plural, for messages.
     """
 
-    def __init__(self, path: Path, server: ServerOptions, template: str) -> None:
-        self.path, self.server, self.template = path, server, template
+    def __init__(self, path: Path, server: ChatServer, template: str, *, what: str = "captions") -> None:
+        self.path, self.server, self.template, self._what = path, server, template, what
 
     def key(self, task: Task) -> str:
         """Return what a task's reply is filed under."""
@@ -138,7 +172,7 @@ class ReplyFile:
                 continue
             try:
                 row = json.loads(line)
-                replies[row["key"]] = StoredReply(row["image_id"], row["reply"])
+                replies[row["key"]] = StoredReply(row["image_id"], row["reply"], refusal=row.get("refusal"))
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) - 1:
                     break  # no line break after it: it was being written when the process ended
@@ -174,7 +208,7 @@ class ReplyFile:
         with (
             self.path.open("a", encoding="utf-8") as file,
             closing(client.ask(requests)) as replies,
-            tqdm(total=len(missing), desc=client.model, unit="caption") as bar,
+            tqdm(total=len(missing), desc=client.model, unit="reply") as bar,
         ):
             for task, reply in replies:
                 bar.update()
@@ -186,14 +220,15 @@ class ReplyFile:
                 in_a_row = 0
                 row = {
                     "key": self.key(task), "image_id": task.image_id, "template": self.template, "model": client.model,
-                    "reply": reply.text, "refusal": reply.refusal,
+                    **task.facts, "reply": reply.text, "refusal": reply.refusal,
                 }  # fmt: skip
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                text = json.dumps(row, ensure_ascii=False)
+                file.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
                 file.flush()
         if failed:
             raise UserError(
-                f"server.base_url: {client.address} gave no reply to {failed} of {len(missing)} captions ({trouble}); the "
-                f"replies until then are kept in {self.path}: run the same command again"
+                f"{client.where}.base_url: {client.address} gave no reply to {failed} of {len(missing)} {self._what} "
+                f"({trouble}); the replies until then are kept in {self.path}: run the same command again"
             )
 
     def _body(self, task: Task) -> dict[str, Any]:

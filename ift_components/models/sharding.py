@@ -38,10 +38,20 @@ def _shard_units(module: nn.Module) -> Iterator[nn.Module]:
             yield from _shard_units(child)
 
 
-def checkpoint_activations(model: DeepFusionModel) -> None:
-    """Recompute every transformer layer, cross-attention layers included, in the backward pass instead of storing it."""
+RECOMPUTED = {"none": (), "language": ("decoder",), "encoder": ("encoder",), "all": ("encoder", "decoder")}
+"""What `activation_checkpointing` may name, and the submodules of the model whose layers are recomputed under it."""
+
+
+def checkpoint_activations(model: DeepFusionModel, recomputed: str) -> None:
+    """Recompute transformer layers, cross-attention layers included, in the backward pass instead of storing what they keep.
+
+    Args:
+        model: the model.
+        recomputed: whose layers: a name in `RECOMPUTED`.
+    """
     layers = {TransformerSelfAttentionLayer, TransformerCrossAttentionLayer}
-    set_activation_checkpointing(model, auto_wrap_policy=layers)
+    for name in RECOMPUTED[recomputed]:
+        set_activation_checkpointing(getattr(model, name), auto_wrap_policy=layers)
 
 
 def compile_layers(model: DeepFusionModel) -> None:

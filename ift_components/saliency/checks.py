@@ -85,7 +85,7 @@ def measure(
         grids[CENTRE] = [centre_grid(rows, columns)]
         grids[RANDOM] = random_grids(rows, columns, _RANDOM_ORDERS, generator)
         flat = [grid for several in grids.values() for grid in several]
-        done = iter(curves(mapper.walk, question.pixels, question.asked, chosen, flat, generator))
+        done = iter(curves(mapper.walk, question.pixels, question.asked, chosen, grids=flat, generator=generator))
         for name, several in grids.items():
             scores[name].add_curves(question.image_id, [next(done) for _ in several])
             if question.masks is not None:
@@ -170,5 +170,3 @@ def verdict(row: Mapping[str, Any]) -> str:
     )
     outcome = "Beats" if row["beats_centre"] else "Does not beat"
     return f"{outcome} a mask at the picture's centre on {row['questions']} questions; gain in area: {figures}."
-
-

@@ -111,6 +111,7 @@ def encoder_mixing(
     tokens: ImageTokens,
     trace: Trace,
     taps: Taps,
+    *,
     attention: Callable[[str], Tensor],
     step: Step,
     finish: Callable[[Tensor], Tensor] = lambda mixing: mixing,

@@ -20,10 +20,10 @@ from ift_components.saliency.walk import Asked, Walk
 
 Grid = npt.NDArray[np.float32]
 CAUTION = (
-    "A map is not an explanation. It shows what a method of computing says about this model, not why the model answered so; on "
-    "chest X-rays all such methods fell short of people at finding what is diseased (Saporta et al. 2022, Nature Machine "
-    "Intelligence 4), and some hardly change when a model's weights are made random (Adebayo et al. 2018). Do not use it to judge "
-    "a patient's image."
+    "A map is not an explanation. It shows what a method of computing says about this model, not why the model answered so; "
+    "on chest X-rays all such methods fell short of people at finding what is diseased (Saporta et al. 2022, Nature Machine "
+    "Intelligence 4), and some hardly change when a model's weights are made random (Adebayo et al. 2018). Do not use "
+    "it to judge a patient's image."
 )
 _LETTER = re.compile(r"[\s\[(*]*[A-Z][\s\]).*:]*")
 
@@ -33,7 +33,8 @@ class AnswerMap:
     """What a method says of one answer.
 
     Attributes:
-        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks for the answer.
+        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks for
+            the answer.
         signed: [chosen tokens or 1, rows, columns] as the method gave it.
         pieces: the answer's tokens as texts.
         chosen: the tokens that were mapped.
@@ -177,6 +178,7 @@ def relevance_map(
     prompt: str,
     picture: Image.Image,
     answer: str,
+    *,
     method: str = "relevance",
 ) -> Grid:
     """Return the map of an answer over the picture, [rows, columns], at least 0 and adding up to 1 (`Mapper.explain`)."""

@@ -4,7 +4,7 @@ An answer token's row is the place that predicts it: what stands at the token's 
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,13 @@ def cross_attention(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[i
 
 
 def attention(
-    walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, layer: int | None = None, head: int | None = None
+    walk: Walk,
+    pixels: Tensor,
+    asked: Asked,
+    chosen: Sequence[int],
+    *,
+    layer: int | None = None,
+    head: int | None = None,
 ) -> Tensor:
     """Raw cross-attention of a layer and a head (None: the mean of all), [chosen, patches]."""
     return cross_attention(walk, pixels, asked, chosen).select(layer, head)
@@ -162,7 +168,9 @@ def rollout(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -> 
         return (mixing + scale * (weights @ mixing)) / (1 + scale)
 
     tokens = ImageTokens.of(walk.model, pixels)
-    image = encoder_mixing(walk.model, tokens, trace, taps, lambda name: mean_of_heads(name, count), step)
+    image = encoder_mixing(
+        walk.model, tokens, trace, taps, attention=lambda name: mean_of_heads(name, count), step=step
+    )
     sees = _sees_image(walk, trace, asked).to(image.device).unsqueeze(1)
     text = torch.zeros(len(sees), image.shape[1], device=image.device)
     for name, scale, to_image in _decoder_attention(walk):
@@ -208,7 +216,7 @@ def relevance(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -
 
 @torch.no_grad()
 def _propagate(
-    walk: Walk, tokens: ImageTokens, trace: Trace, taps: Taps, gradients: dict[str, Tensor | None]
+    walk: Walk, tokens: ImageTokens, trace: Trace, taps: Taps, gradients: Mapping[str, Tensor | None]
 ) -> Tensor:
     """Return the relevance of patches to every place of the decoder's sequence, [s, patches]."""
     count = trace.passes["encoder.clip.layers.0.attn"].attended.shape[2]
@@ -228,16 +236,22 @@ def _propagate(
         mixed = mixing - unit
         return mixed / mixed.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(mixed.dtype).tiny) + unit
 
-    image = encoder_mixing(walk.model, tokens, trace, taps, lambda name: positive(name, count), step, normalised)
+    image = encoder_mixing(
+        walk.model,
+        tokens,
+        trace,
+        taps,
+        attention=lambda name: positive(name, count),
+        step=step,
+        finish=normalised,
+    )
     text = torch.zeros(_decoder_length(trace), image.shape[1], device=image.device)
     for name, _, to_image in _decoder_attention(walk):
         text = text + positive(name, len(image if to_image else text)) @ (image if to_image else text)
     return text
 
 
-def integrated_gradients(
-    walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, steps: int = 32
-) -> Tensor:
+def integrated_gradients(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, steps: int = 32) -> Tensor:
     """Integrated gradients of the chosen tokens' summed log-odds by captum (Sundararajan et al. 2017), [1, patches].
 
     The path leads from an image of the training data's mean colour to the picture; a patch's relevance is the sum over its
@@ -268,10 +282,14 @@ METHODS: dict[str, Method] = {
         attention,
     ),
     "rollout": Method(
-        "attention rollout", "attention and residual multiplied through encoder and decoder, gates and taps counted", rollout
+        "attention rollout",
+        "attention and residual multiplied through encoder and decoder, gates and taps counted",
+        rollout,
     ),
     "relevance": Method(
-        "gradient relevance", "attention times its gradient, added up through encoder and decoder (Chefer et al. 2021)", relevance
+        "gradient relevance",
+        "attention times its gradient, added up through encoder and decoder (Chefer et al. 2021)",
+        relevance,
     ),
     "integrated_gradients": Method(
         "integrated gradients",
@@ -302,4 +320,6 @@ def check_arguments(name: str, arguments: dict[str, Any]) -> None:
     """
     for key in ("layer", "head"):
         if arguments.get(key) is not None and name != "attention":
-            raise ConfigError(f"{key}: only method 'attention' has a {key} to choose; '{name}' goes through all of them")
+            raise ConfigError(
+                f"{key}: only method 'attention' has a {key} to choose; '{name}' goes through all of them"
+            )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -13,11 +13,13 @@ _GAP, _BAR, _TEXT = 12, 18, 66
 
 def palette() -> npt.NDArray[np.uint8]:
     """Return the colours of a map from nothing (blue) to most (red), [256, 3]."""
-    colours = matplotlib.colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
+    colours = mpl.colormaps["turbo"](np.linspace(0, 1, 256))[:, :3]
     return np.asarray(np.rint(colours * 255), dtype=np.uint8)
 
 
-def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.75, side: int = _SIDE) -> Image.Image:
+def overlay(
+    picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.75, side: int = _SIDE
+) -> Image.Image:
     """Return a picture with a map over it and a scale beside it; red is the most relevant patch, blue is none.
 
     Args:
@@ -38,7 +40,9 @@ def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float
     veil = Image.fromarray(np.rint(smooth * opacity * 255).astype(np.uint8))
     sheet = Image.new("RGB", (width + _GAP + _BAR + _TEXT, height), "white")
     sheet.paste(Image.composite(coloured, base, veil), (0, 0))
-    bar = Image.fromarray(np.repeat(colours[::-1, None], _BAR, axis=1)).resize((_BAR, height), Image.Resampling.BILINEAR)
+    bar = Image.fromarray(np.repeat(colours[::-1, None], _BAR, axis=1)).resize(
+        (_BAR, height), Image.Resampling.BILINEAR
+    )
     sheet.paste(bar, (width + _GAP, 0))
     draw = ImageDraw.Draw(sheet)
     _label(draw, width + _GAP + _BAR + 5, height, (most, most / 2, 0.0))

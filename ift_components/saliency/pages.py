@@ -80,6 +80,7 @@ def write_sample(
     path: Path,
     sample: Sample,
     canvas: Image.Image,
+    *,
     by_token: Mapping[str, AnswerMap],
     maps: Mapping[str, AnswerMap],
     raw: CrossAttention | None,
@@ -100,7 +101,7 @@ def write_sample(
     methods = []
     for name, made in by_token.items():
         passed, sentence = mark(name, checks)
-        entry = {"name": name, "title": METHODS[name].title, "meaning": METHODS[name].meaning}
+        entry: dict[str, Any] = {"name": name, "title": METHODS[name].title, "meaning": METHODS[name].meaning}
         entry |= {"passed": passed, "verdict": sentence, "byToken": METHODS[name].by_token, "raw": name == "attention"}
         methods.append(entry if entry["raw"] else entry | {"maps": _packed(np.clip(made.signed, 0, None))})
     data = {

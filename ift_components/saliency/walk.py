@@ -149,7 +149,9 @@ class Walk:
         return logits.float()
 
     def _encode(self, pixels: Tensor, recorder: Recorder | None = None) -> Tensor:
-        ratio = torch.tensor([[pixels.shape[1:3]]] * len(pixels), dtype=torch.int)  # torchtune loops over it: on the CPU
+        ratio = torch.tensor(
+            [[pixels.shape[1:3]]] * len(pixels), dtype=torch.int
+        )  # torchtune loops over it: on the CPU
         tiles = pixels.flatten(1, 2).unsqueeze(1)  # [m, 1 image, tiles, 3, h, w]
         return encode_images(self.model, tiles.to(self.device, self.dtype), ratio, recorder)
 

@@ -4,9 +4,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchtune.modules.model_fusion import DeepFusionModel
@@ -125,7 +127,7 @@ def build_optimizer(cfg: TrainSettings, tuning: Tuning, groups: dict[str, list[n
     )
 
 
-def offload_activations(world: World) -> OffloadActivations:
+def offload_activations(world: World) -> saved_tensors_hooks:
     """Return torchtune's context that moves activations to pinned host memory and back on a stream of its own.
 
     Raises:
@@ -133,7 +135,23 @@ def offload_activations(world: World) -> OffloadActivations:
     """
     if world.device.type != "cuda":
         raise ConfigError(f"activation_offloading: needs device=cuda, and the run is on {world.device.type}")
-    return OffloadActivations()
+    return leave_weights(OffloadActivations())
+
+
+def leave_weights(hooks: saved_tensors_hooks) -> saved_tensors_hooks:
+    """Return the same hooks, which no longer get weights.
+
+    A linear layer saves its weight's transpose, a view, which torchtune's hooks take for an activation: they would carry all
+    weights to the host and back in every step.
+    """
+    pack, unpack = hooks.pack_hook, hooks.unpack_hook
+
+    def pack_others(saved: Tensor) -> Any:
+        return saved if isinstance(saved, nn.Parameter) or isinstance(saved._base, nn.Parameter) else pack(saved)
+
+    hooks.pack_hook = pack_others
+    hooks.unpack_hook = lambda packed: packed if isinstance(packed, Tensor) else unpack(packed)
+    return hooks
 
 
 def checkpoint_bytes(module: ResponseLoss, cfg: TrainSettings) -> int:

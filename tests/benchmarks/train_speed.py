@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchtune.models.llama3_2_vision import llama3_2_vision_decoder, llama3_2_vision_encoder
 from torchtune.modules.model_fusion import DeepFusionModel
 
+from authors_way import AuthorsModel
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Slots, prompt_tokens
@@ -119,33 +119,8 @@ def build():
     return model
 
 
-class AuthorsModel(nn.Module):
-    """torchtune's forward with a learnable proxy swapped in by a hook; the loss over all positions."""
-
-    def __init__(self, model: DeepFusionModel, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model = model.to(dtype)
-        self.dtype = dtype
-        self.proxy = nn.Parameter(random_theta(K, WIDTH, 0).to(dtype))
-        self._slots = None
-        model.decoder.tok_embeddings.register_forward_hook(self._insert)
-
-    def _insert(self, module, inputs, output):
-        flat = output.reshape(-1, WIDTH)
-        return flat.index_copy(0, self._slots, self.proxy.repeat(output.shape[0], 1)).view_as(output)
-
-    def forward(self, batch):
-        self._slots = batch.slot_index
-        mask = batch.sees_image.unsqueeze(-1).expand(-1, -1, 1601).contiguous()
-        encoder_input = {"images": batch.images.to(self.dtype), "aspect_ratio": batch.aspect_ratio}
-        logits = self.model(batch.tokens, encoder_input=encoder_input, encoder_mask=mask)
-        labels = torch.full((batch.tokens.numel(),), -100)
-        labels[batch.response_index] = batch.labels
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels)
-
-
 def run_authors(args, world):
-    module = AuthorsModel(build(), DTYPES[args.dtype])
+    module = AuthorsModel(build().to(DTYPES[args.dtype]), K)
     trained = [p for p in module.parameters() if p.requires_grad] if args.stage == "ift" else [module.proxy]
     optimizer = torch.optim.AdamW(trained, lr=2e-5)
     run = DistributedDataParallel(module, find_unused_parameters=True) if world.size > 1 else module

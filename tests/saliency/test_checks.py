@@ -41,7 +41,14 @@ def picture_of_patch(row, column):
 
 def test_the_patch_that_matters_is_deleted_and_inserted_first():
     pixels = picture_of_patch(0, 5)
-    right, wrong = curves(BrightPatch(0, 5), pixels, None, (), [planted(0, 5), 1 - planted(0, 5)], np.random.default_rng(0))
+    right, wrong = curves(
+        BrightPatch(0, 5),
+        pixels,
+        None,
+        (),
+        grids=[planted(0, 5), 1 - planted(0, 5)],
+        generator=np.random.default_rng(0),
+    )
     assert len(right.shares) == 13
     mean = 1 / 36
     # The first of twelve steps takes three of 36 patches, the planted one among them.
@@ -56,17 +63,24 @@ def test_the_patch_that_matters_is_deleted_and_inserted_first():
 
 
 def test_a_map_that_knows_beats_the_masks_and_one_that_does_not_is_marked():
-    generator, scores = np.random.default_rng(1), {name: MethodScores() for name in ("knows", "corner", "centre", "random")}
+    generator, scores = (
+        np.random.default_rng(1),
+        {name: MethodScores() for name in ("knows", "corner", "centre", "random")},
+    )
     for number in range(30):
         row, column = generator.integers(0, 6, 2)
         grids = [planted(row, column), planted(0, 0), centre_grid(6, 6), generator.random((6, 6)).astype(np.float32)]
-        made = curves(BrightPatch(row, column), picture_of_patch(row, column), None, (), grids, generator)
+        made = curves(
+            BrightPatch(row, column), picture_of_patch(row, column), None, (), grids=grids, generator=generator
+        )
         for name, one in zip(scores, made, strict=True):
             scores[name].add_curves(str(number), [one])
     table = summary(scores, draws=500)
     assert table["knows"]["beats_centre"]
     assert not table["corner"]["beats_centre"]
-    assert verdict(table["knows"]).startswith("Beats a mask at the picture's centre on 30 questions; gain in area: deletion +0.")
+    assert verdict(table["knows"]).startswith(
+        "Beats a mask at the picture's centre on 30 questions; gain in area: deletion +0."
+    )
     assert verdict(table["corner"]).startswith("Does not beat a mask")
     gain = table["knows"]["against_centre"]["deletion"]
     assert gain["low"] < gain["value"] < gain["high"]
@@ -138,8 +152,13 @@ def test_measure_keeps_methods_and_masks_apart():
     masks = dict.fromkeys(("cell", "nucleus", "cytoplasm", "granules"), mask)
     generator = np.random.default_rng(0)
     questions = [
-        Question(str(n), mapper.pixels(Image.fromarray(generator.integers(0, 256, (84, 84, 3), dtype=np.uint8))),
-                 mapper.walk.ask(PROMPT, "The correct answer is A."), "label", masks)
+        Question(
+            str(n),
+            mapper.pixels(Image.fromarray(generator.integers(0, 256, (84, 84, 3), dtype=np.uint8))),
+            mapper.walk.ask(PROMPT, "The correct answer is A."),
+            "label",
+            masks,
+        )
         for n in range(3)
     ]
     table = summary(measure(mapper, questions, ["attention"]), draws=200)

@@ -232,7 +232,9 @@ def test_the_letter_decides(pieces, chosen):
 def test_what_is_unknown_is_an_error_of_one_line(mapper):
     def message(**options):
         with pytest.raises(ConfigError) as caught:
-            mapper.explain(PICTURE, PROMPT, options.pop("answer", ANSWER), options.pop("method", "attention"), **options)
+            mapper.explain(
+                PICTURE, PROMPT, options.pop("answer", ANSWER), options.pop("method", "attention"), **options
+            )
         return str(caught.value)
 
     assert message(method="gradcam").startswith("method: 'gradcam' is not one of attention, rollout, relevance")
@@ -251,6 +253,6 @@ def test_overlay_is_red_where_the_map_is_high():
     high, low = made[3, 80], made[80, 3]
     assert high[0] > max(high[1:]) + 30
     assert (low == 255).all()
-    grid = relevance_map(tiny_llama3_2_vision(), tiny_vision_transform(), PROMPT, PICTURE, ANSWER, "rollout")
+    grid = relevance_map(tiny_llama3_2_vision(), tiny_vision_transform(), PROMPT, PICTURE, ANSWER, method="rollout")
     assert grid.shape == (6, 6)
     assert grid.sum() == pytest.approx(1, abs=1e-5)

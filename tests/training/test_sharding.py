@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 
 from ift_components.distributed import World
@@ -17,7 +18,7 @@ from ift_components.proxy import UpdateRule, random_theta
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
 from ift_components.training.run import TrainingRun
 from ift_components.training.settings import Stage
-from ift_components.training.setup import build_module
+from ift_components.training.setup import build_module, leave_weights
 
 
 @pytest.fixture
@@ -196,6 +197,24 @@ def test_meta_tile_padding_trains_in_that_layout(train_config, train, world):
 def test_activation_offloading_needs_cuda(train_config, world):
     with pytest.raises(ConfigError, match="activation_offloading: needs device=cuda, and the run is on cpu"):
         TrainingRun(train_config("activation_offloading=true"), world, Stage(FINE_TUNING, UpdateRule.TRACK)).prepare()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_weights_are_not_offloaded(train_config, world, make_trainer, dtype):
+    """What is left to offload does not grow with the weights, whole or gathered by FSDP, nor does it leave activations out."""
+    cfg = train_config(f"dtype={dtype}")
+    trainer = make_trainer(cfg)
+    batch = next(epoch_batches(build_loader(cfg, world), 0, 1))[0]
+    packed = []
+    trainer.saved_activations = leave_weights(
+        saved_tensors_hooks(lambda saved: packed.append(saved) or (saved,), lambda pair: pair[0])
+    )
+    trainer.loss(batch).sum().backward()
+    shapes = {tuple(sorted(p.shape)) for p in trainer.module.parameters() if p.dim() == 2}
+    assert not [tensor.shape for tensor in packed if tuple(sorted(tensor.shape)) in shapes]
+    tokens = 4 * 37  # of a batch of four pictures
+    width = trainer.module.model.encoder.clip.conv.out_channels
+    assert sum(tensor.numel() for tensor in packed) > 4 * 5 * tokens * width  # at least four in each of five layers
 
 
 @pytest.mark.gpu
