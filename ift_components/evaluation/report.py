@@ -55,7 +55,12 @@ def _matrices(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_pages(
-    folder: Path, results: Mapping[str, Any], predictions: Sequence[Prediction], *, private: bool = False
+    folder: Path,
+    results: Mapping[str, Any],
+    predictions: Sequence[Prediction],
+    *,
+    private: bool = False,
+    maps: Mapping[str, Any] | None = None,
 ) -> None:
     """Write report.html, report.md and table.tex into a run's folder.
 
@@ -64,6 +69,7 @@ def write_pages(
         results: the content of results.json.
         predictions: the scored answers, with their pictures.
         private: whether the data are: the pages then hold figures alone, no image, question, option or answer.
+        maps: from `maps.answer_maps`; None shows none.
     """
     attributes = results["attributes"]
     label = results["label"] or folder.resolve().name
@@ -78,6 +84,7 @@ def write_pages(
         "verdict": verdict(results),
         "matrices": [] if private else _matrices(results),
         "wrong": [] if private else wrong_answers(predictions, results["dataset"]),
+        "maps": maps,
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     }
     templates = environment("ift_components.evaluation")

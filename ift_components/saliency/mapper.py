@@ -33,8 +33,8 @@ class AnswerMap:
     """What a method says of one answer.
 
     Attributes:
-        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks for
-            the answer.
+        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks
+            for the answer.
         signed: [chosen tokens or 1, rows, columns] as the method gave it.
         pieces: the answer's tokens as texts.
         chosen: the tokens that were mapped.
