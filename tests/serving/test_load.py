@@ -25,7 +25,7 @@ def post(server, path="/v1/chat/completions", **options):
 
 def is_well(server, body, image):
     """Tell whether the server still answers, and holds no place for those who came before."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while "ift_requests_under_way 0.0" not in httpx.get(f"{server}/metrics", trust_env=False).text:
         if time.monotonic() > deadline:
             return False
@@ -54,7 +54,7 @@ def test_64_clients_at_once(server, counted, items, body):
 
 
 def test_a_full_queue_answers_429(server, image, body):
-    requests = [body(image, f"Number {n}?", max_tokens=200) for n in range(110)]
+    requests = [body(image, f"Number {n}?", max_tokens=24) for n in range(110)]
 
     async def everyone():
         limits = httpx.Limits(max_connections=200)
@@ -101,7 +101,7 @@ def test_slow_readers_hold_nobody_up(server, image, body):
     slow = []
     for n in range(20):
         content = json.dumps(
-            body(image, f"Slowly {n}", max_tokens=64, stream=True, logprobs=True, top_logprobs=20)
+            body(image, f"Slowly {n}", max_tokens=24, stream=True, logprobs=True, top_logprobs=20)
         ).encode()
         connection = raw(server, content, f"Content-Length: {len(content)}\r\n".encode())
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -127,7 +127,7 @@ def test_slow_writers_are_cut_off(server, image, body):
     [
         (b"", "Invalid JSON"),
         (b"\x00\xff", "Invalid JSON"),
-        (b"[]", "valid dictionary"),
+        (b"[]", "should be an object"),
         (b'{"a":' * 100_000, "Invalid JSON"),
         (b'{"model": "tuned"}', "messages: Field required"),
         (b'{"model": 1e999999, "messages": []}', "model: Input should be a valid string"),
@@ -177,7 +177,7 @@ def png(content):
 
 def animated():
     buffer = io.BytesIO()
-    frames = [Image.new("P", (4, 4), n) for n in range(3)]
+    frames = [Image.new("RGB", (4, 4), (90 * n, 0, 0)) for n in range(3)]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     return buffer.getvalue()
 
@@ -192,7 +192,7 @@ def animated():
         ("data:image/png;base64,!!!!", "not base64"),
         ("data:image/png;base64,", "cannot be decoded"),
         (png(b"\x89PNG\r\n\x1a\nrubbish"), "cannot be decoded"),
-        (png(bomb(20_000)), "has 20000x20000 pixels, expected at most 4,000,000"),
+        (png(bomb(20_000)), "400000000 pixels"),
         (png(bomb(9_000)), "has 9000x9000 pixels, expected at most 4,000,000"),
         (png(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot be decoded"),
         (png(animated()), "is animated"),

@@ -19,6 +19,17 @@ document.dispatchEvent(new DragEvent("dragover", { dataTransfer: transfer, bubbl
 document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
 """
 
+REDNESS = """
+const canvas = document.querySelector("canvas.map");
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+let [least, most] = [255, -255];
+for (let i = 0; i < pixels.length; i += 4) {
+  least = Math.min(least, pixels[i] - pixels[i + 2]); most = Math.max(most, pixels[i] - pixels[i + 2]);
+}
+return [least, most];
+"""
+OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1100", "--no-proxy-server")
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -27,13 +38,7 @@ def browser():
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--window-size=1200,1100",
-        "--no-proxy-server",
-    ):
+    for argument in OPTIONS:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=Service(driver))
@@ -81,10 +86,7 @@ def test_a_sample_two_models_options_and_maps(page):
         button.click()
     wait(page, lambda: len(all_of(page, "canvas.map")) == 2)
     assert "not an explanation" in page.find_element(By.ID, "caution").text
-    colours = page.execute_script(
-        "const c = document.querySelector('canvas.map'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        "const red = []; for (let i = 0; i < d.length; i += 4) red.push(d[i] - d[i + 2]); return [Math.min(...red), Math.max(...red)]"
-    )
+    colours = page.execute_script(REDNESS)
     assert colours[1] - colours[0] > 60
     assert error(page) == ""
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
