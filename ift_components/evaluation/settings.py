@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
 from ift_components.models.image_layout import ImageLayout
+from ift_components.saliency.methods import method_of
 from ift_components.training.settings import parse_dtype
 
 SCORINGS = ("generate", "logits", "both")
@@ -52,6 +53,8 @@ class EvalSettings:
     Attributes:
         output_dir: folder to create; one in which the same evaluation was stopped is continued.
         compare: folders of finished evaluations; a comparison page of them is all that is made then.
+        baseline: folder of the finished evaluation of the model before tuning, on the same questions; the page then says what
+            tuning changed and what was lost.
         label: name of what is evaluated, e.g. `InstFree`; runs of one label count as its seeds in a comparison.
         data: prepared folder.
         dataset: name of the dataset in results; null takes the prepared folder's.
@@ -72,7 +75,7 @@ class EvalSettings:
             or `paper` (the authors' protocol: trained without, so evaluated with it).
         resize: how pictures are resized, `bilinear` or `bicubic`.
         other_layout: evaluate in another layout than the checkpoint was trained in, which is refused otherwise.
-        image_control: ask the multiple-choice questions again with another image's pixels: accuracy that is left was not read
+        image_control: ask the questions of `data` again with another image's pixels: accuracy that is left was not read
             from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
@@ -81,6 +84,7 @@ class EvalSettings:
         max_new_tokens: longest generated answer in tokens.
         temperature: 0 is greedy.
         top_p: sampled tokens are drawn from the most probable ones that together reach this probability.
+        saliency: method of the maps that the page shows of some wrong and right answers, such as `relevance`; null shows none.
         n_runs: answers to each multiple-choice question; more than one needs a temperature above 0.
         seed: seed of sampling and of the bootstrap.
         bootstrap: replicates behind every interval.
@@ -93,6 +97,7 @@ class EvalSettings:
 
     output_dir: str = MISSING
     compare: list[str] | None = None
+    baseline: str | None = None
     label: str | None = None
     data: str = ""
     dataset: str | None = None
@@ -116,6 +121,7 @@ class EvalSettings:
     max_new_tokens: int = 50
     temperature: float = 0.0
     top_p: float = 1.0
+    saliency: str | None = None
     n_runs: int = 1
     seed: int = 0
     bootstrap: int = 10_000
@@ -171,6 +177,8 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
         )
+    if cfg.saliency is not None:
+        method_of(cfg.saliency, "saliency").check_library("saliency")
     if cfg.predictor is not None:
         _check_own_keys(cfg)
     parse_dtype(cfg.dtype)
@@ -205,6 +213,7 @@ def _check_own_keys(cfg: EvalSettings) -> None:
         "tile_padding",
         "resize",
         "other_layout",
+        "saliency",
     )
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []

@@ -19,7 +19,7 @@ from ift_components.distributed import World
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import complete_folder, owner_only, require_new_folder, write_json
 from ift_components.models.adapter_reader import load_adapter
-from ift_components.models.build import build_for_inference
+from ift_components.models.build import build_for_inference, layout_for_answers
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.saliency.checks import Question, measure, sanity, summary
 from ift_components.saliency.mapper import AnswerMap, Mapper
@@ -53,11 +53,12 @@ def build_mapper(cfg: SaliencySettings, world: World) -> Mapper:
     model = build_for_inference(
         cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype), frozen_dtype=cfg.frozen_dtype
     )
-    set_tile_padding(model, cfg.tile_padding)
+    layout = layout_for_answers(cfg.checkpoint_dir, cfg.adapter_dir, cfg.asked_layout, anyway=cfg.other_layout)
+    set_tile_padding(model, layout.answering_padding, layout.tiles)
     if cfg.adapter_dir is not None:
         load_adapter(model, Path(cfg.adapter_dir), Path(str(cfg.checkpoint_dir)))
         model.requires_grad_(requires_grad=False)
-    return Mapper(model, instantiate(cfg.tokenizer, "tokenizer"), cfg.resize)
+    return Mapper(model, instantiate(cfg.tokenizer, "tokenizer"), layout.resize, tiles=layout.tiles)
 
 
 def _row(row: dict[str, Any], index: int) -> _Row:
@@ -109,7 +110,9 @@ class Maps:
         data = load_questions(cfg.data, cfg.split)
         missing = data.missing_images()
         if missing:
-            raise DataError(f"{cfg.data}: {len(missing)} questions of split '{cfg.split}' have no image; prepare it again")
+            raise DataError(
+                f"{cfg.data}: {len(missing)} questions of split '{cfg.split}' have no image; prepare it again"
+            )
         texts = data.remove_columns("image")
         rows = [_row(row, index) for index, row in enumerate(texts)]
         chosen = _chosen(rows, cfg.samples, f"{cfg.data}, split '{cfg.split}',")
@@ -130,7 +133,9 @@ class Maps:
         if self.cfg.layer is None and self.cfg.head is None:
             return
         if "attention" not in self.cfg.methods:
-            raise ConfigError("layer and head: only method 'attention' has them; add it to methods, or set them to null")
+            raise ConfigError(
+                "layer and head: only method 'attention' has them; add it to methods, or set them to null"
+            )
         asked = mapper.walk.ask("?", "?")
         size = mapper.picture.size
         pixels = mapper.pixels(Image.new("RGB", (size, size)))
@@ -183,13 +188,23 @@ class Maps:
                 maps[method] = mapper.explain_pixels(pixels, asked, method, **self._choice(method))
                 is_split = METHODS[method].by_token and method != "attention"  # whose page reads the raw weights
                 tokens = range(len(asked.answer))
-                whole[method] = mapper.explain_pixels(pixels, asked, method, tokens=tokens) if is_split else maps[method]
+                whole[method] = (
+                    mapper.explain_pixels(pixels, asked, method, tokens=tokens) if is_split else maps[method]
+                )
             raw = mapper.cross_attention(pixels, asked) if "attention" in self.cfg.methods else None
             _write_arrays(folder / "samples" / f"{name}.npz", maps, raw, asked.pieces if shown else None)
             if shown:
                 for method, made in maps.items():
-                    overlay(picture, made.grid).save(folder / "samples" / f"{name}.{method}.png")
-                write_sample(folder / "samples" / f"{name}.html", sample, mapper.picture.canvas(picture), whole, maps, raw, checks)
+                    overlay(mapper.canvas(picture), made.grid).save(folder / "samples" / f"{name}.{method}.png")
+                write_sample(
+                    folder / "samples" / f"{name}.html",
+                    sample,
+                    mapper.canvas(picture),
+                    by_token=whole,
+                    maps=maps,
+                    raw=raw,
+                    checks=checks,
+                )
         return samples
 
     def _choice(self, method: str) -> dict[str, Any]:
