@@ -50,10 +50,11 @@ class RunFolder:
     Args:
         path: the folder; new, empty, or that of an evaluation with the same fingerprint that was stopped.
         fingerprint: everything that decides the answers; a folder made with another one is refused.
+        private: whether the folder is for its owner alone.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, fingerprint: dict[str, Any], *, private: bool = False) -> None:
+        self.path, self._private = path, private
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._lock = FileLock(path / ".lock", timeout=0)
         self._answers = 0
@@ -101,6 +102,8 @@ class RunFolder:
             run: what to note in run.json beside the fingerprint.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if self._private:
+            self.path.chmod(0o700)
         if not self._lock.is_locked:
             self._take_lock()
             write_json(self.path / RUN_FILE, {**run, "fingerprint": self._fingerprint})

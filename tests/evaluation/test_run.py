@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,8 @@ def test_pages_of_private_data_hold_figures_alone(eval_config, prepared, world, 
     assert 'class="matrix"' not in page
     assert "What is the" not in page
     assert "triangle" not in page
+    assert stat.S_IMODE(Path(cfg.output_dir).stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in Path(cfg.output_dir).iterdir()} == {0o600}
     assert f"{100 * results['accuracy']:.1f}" in page
 
 
