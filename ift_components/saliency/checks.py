@@ -166,10 +166,9 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Return one sentence on whether a method beats the mask in the middle of the picture."""
     gains = row[f"against_{CENTRE}"]
     figures = ", ".join(
-        f"{name} better by {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" for name, gain in gains.items()
+        f"{name} better by {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        for name, gain in gains.items()
     )
     if row["beats_centre"]:
         return f"Beats a mask at the picture's centre on {row['questions']} questions: {figures}."
     return f"Does not beat a mask at the picture's centre on {row['questions']} questions: {figures}."
-
-

@@ -93,7 +93,9 @@ def curves(
     steps = min(steps, grids[0].size)
     mean = pixels.mean(dim=(-2, -1), keepdim=True).expand_as(pixels)
     patch = pixels.shape[-1] // grids[0].shape[1]
-    blurred = gaussian_blur(pixels[0], kernel_size=[4 * patch + 1, 4 * patch + 1], sigma=[float(patch)] * 2).unsqueeze(0)
+    blurred = gaussian_blur(pixels[0], kernel_size=[4 * patch + 1, 4 * patch + 1], sigma=[float(patch)] * 2).unsqueeze(
+        0
+    )
     batches = []
     for grid in grids:
         order = order_of(grid, generator)

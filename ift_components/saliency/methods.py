@@ -127,7 +127,13 @@ def cross_attention(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[i
 
 
 def attention(
-    walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, layer: int | None = None, head: int | None = None
+    walk: Walk,
+    pixels: Tensor,
+    asked: Asked,
+    chosen: Sequence[int],
+    *,
+    layer: int | None = None,
+    head: int | None = None,
 ) -> Tensor:
     """Raw cross-attention of a layer and a head (None: the mean of all), [chosen, patches]."""
     return cross_attention(walk, pixels, asked, chosen).select(layer, head)
@@ -234,9 +240,7 @@ def _propagate(
     return text
 
 
-def integrated_gradients(
-    walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, steps: int = 32
-) -> Tensor:
+def integrated_gradients(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int], *, steps: int = 32) -> Tensor:
     """Integrated gradients of the chosen tokens' summed log-odds by captum (Sundararajan et al. 2017), [1, patches].
 
     The path leads from an image of the training data's mean colour to the picture; a patch's relevance is the sum over its
@@ -267,10 +271,14 @@ METHODS: dict[str, Method] = {
         attention,
     ),
     "rollout": Method(
-        "attention rollout", "attention and residual multiplied through encoder and decoder, gates and taps counted", rollout
+        "attention rollout",
+        "attention and residual multiplied through encoder and decoder, gates and taps counted",
+        rollout,
     ),
     "relevance": Method(
-        "gradient relevance", "attention times its gradient, added up through encoder and decoder (Chefer et al. 2021)", relevance
+        "gradient relevance",
+        "attention times its gradient, added up through encoder and decoder (Chefer et al. 2021)",
+        relevance,
     ),
     "integrated_gradients": Method(
         "integrated gradients",
@@ -301,4 +309,6 @@ def check_arguments(name: str, arguments: dict[str, Any]) -> None:
     """
     for key in ("layer", "head"):
         if arguments.get(key) is not None and name != "attention":
-            raise ConfigError(f"{key}: only method 'attention' has a {key} to choose; '{name}' goes through all of them")
+            raise ConfigError(
+                f"{key}: only method 'attention' has a {key} to choose; '{name}' goes through all of them"
+            )

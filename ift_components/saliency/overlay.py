@@ -17,7 +17,9 @@ def palette() -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(colours * 255), dtype=np.uint8)
 
 
-def overlay(picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.75, side: int = _SIDE) -> Image.Image:
+def overlay(
+    picture: Image.Image, grid: npt.NDArray[np.floating], opacity: float = 0.75, side: int = _SIDE
+) -> Image.Image:
     """Return a picture with a map over it and a scale beside it; red is the most relevant patch, blue is none.
 
     Args:

@@ -98,9 +98,7 @@ def draw_cells_and_masks(
     return images, masks
 
 
-def _draw(
-    codes: Codes, style: Style, generator: np.random.Generator, at: Grid
-) -> tuple[npt.NDArray[np.uint8], Masks]:
+def _draw(codes: Codes, style: Style, generator: np.random.Generator, at: Grid) -> tuple[npt.NDArray[np.uint8], Masks]:
     """Draw a chunk: layers from the top down, each an opacity and a colour, mixed by one matrix product."""
     n = len(codes)
     code = {name: codes[:, place].astype(np.intp) for name, place in COLUMNS.items()}
