@@ -54,6 +54,8 @@ class EvalSettings:
     Attributes:
         output_dir: folder to create; one in which the same evaluation was stopped is continued.
         compare: folders of finished evaluations; a comparison page of them is all that is made then.
+        baseline: folder of the finished evaluation of the model before tuning, on the same questions; the page then says what
+            tuning changed and what was lost.
         label: name of what is evaluated, e.g. `InstFree`; runs of one label count as its seeds in a comparison.
         data: prepared folder.
         dataset: name of the dataset in results; null takes the prepared folder's.
@@ -70,7 +72,7 @@ class EvalSettings:
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
         resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
-        image_control: ask the multiple-choice questions again with another image's pixels: accuracy that is left was not read
+        image_control: ask the questions of `data` again with another image's pixels: accuracy that is left was not read
             from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
@@ -92,6 +94,7 @@ class EvalSettings:
 
     output_dir: str = MISSING
     compare: list[str] | None = None
+    baseline: str | None = None
     label: str | None = None
     data: str = ""
     dataset: str | None = None
