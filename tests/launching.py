@@ -25,6 +25,7 @@ RECIPES = (
     "ift_stages_recipe",
     "ift_eval_recipe",
     "ift_saliency_recipe",
+    "ift_serve_recipe",
     "tiny_pretrain",
 )
 

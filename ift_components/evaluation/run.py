@@ -369,12 +369,15 @@ class Evaluation:
             correct_for_number([change])
             results["change"] = rounded(change)
         write_json(self.path / "results.json", results)
-        private = self._private()
-        maps = None if private or self.cfg.saliency is None else self._maps(predictions, self.cfg.saliency)
-        write_pages(self.path, results, predictions, private=private, maps=maps)
-        if private:
+        maps = None if self._private() or self.cfg.saliency is None else self._maps(predictions, self.cfg.saliency)
+        write_pages(self.path, results, predictions, private=self._private(), maps=maps)
+        if self._private():
             owner_only(self.path)
         return results
+
+    def _private(self) -> bool:
+        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
+        return bool(read_manifest(self.cfg.data).get("private", True))
 
     def _maps(self, predictions: Sequence[Prediction], method: str) -> dict[str, Any] | None:
         """Return maps of wrong and right answers to the main dataset's questions by the model that gave them."""
@@ -385,7 +388,3 @@ class Evaluation:
         of_questions = [p for p in predictions if p.item.task in (CHOICE.name, FREE.name) and p.run == 0]
         own = [p for p in of_questions if p.item.dataset not in self.cfg.unrelated]
         return answer_maps(self._predictor.mapper(), own, method)
-
-    def _private(self) -> bool:
-        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
-        return bool(read_manifest(self.cfg.data).get("private", True))
