@@ -132,6 +132,11 @@ class TrainingRun:
             sources=data_sources(self.loader),
             clip_grad_norm=cfg.clip_grad_norm,
             scheduler=scheduler,
+            pulls={
+                part: (how.pull, [parameter.detach().clone() for parameter in groups[part]])
+                for part, how in tuning.items()
+                if how.pull
+            },
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
 
