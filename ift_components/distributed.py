@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -56,6 +57,20 @@ class World:
             value = value.clone()
             dist.all_reduce(value)
         return value
+
+    def smallest(self, value: int) -> int:
+        """Return the smallest `value` over all processes."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+        return int(shared)
+
+    def free_memory(self) -> int:
+        """Return the bytes this process may still take: free ones of its GPU, or its share of the host's available ones."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def broadcast(self, value: int) -> int:
         """Return the main process's `value` on every process."""

@@ -101,7 +101,9 @@ def _cells(
     split: str, style: str, count: int, *, independent: bool, side: int, seed: int
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8], dict[str, str], dict[str, npt.NDArray[np.bool_]]]]:
     """Yield path, image, attributes and masks of the cells of a split; always the same for the same arguments."""
-    generator = np.random.default_rng((seed, SPLITS.index(split)))  # so that a split does not depend on the others' sizes
+    generator = np.random.default_rng(
+        (seed, SPLITS.index(split))
+    )  # so that a split does not depend on the others' sizes
     codes = sample_cells(count, generator, independent=independent)
     values = rows(codes)
     for begin in range(0, count, _CHUNK):

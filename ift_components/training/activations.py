@@ -1,27 +1,23 @@
 """What a training step holds beyond its state: the package's own forward and backward pass, traced on tensors without storage.
 
 Every tensor that an operation returns is counted from then until nothing refers to it any more, autograd's graph included; what
-kernels use inside an operation is not seen. Attention is counted as the fused kernels hold it: they keep query, key, value, output
-and one number a row, and never the scores.
+kernels use inside an operation is not seen. Attention is counted as the fused kernels hold it: they keep query, key, value,
+output and one number a row, and never the scores.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
-from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models.adapters import is_added
 from ift_components.models.forward import Batch, ResponseLoss
-from ift_components.models.sharding import checkpoint_activations
 from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
 from ift_components.models.trainable import Tuning, apply_tuning
 
@@ -54,7 +50,7 @@ class LiveBytes(TorchDispatchMode):
         self._counted.discard(key)
         self.live -= size
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -73,26 +69,31 @@ class _Fused(torch.autograd.Function):
     """Attention that keeps what the fused kernels keep, of the right shapes and without values."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         attended = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, attended, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        added = None if mask is None else query.new_empty(mask.shape)  # a mask of truth values becomes one to be added
+        ctx.save_for_backward(
+            query, key, value, attended, query.new_empty(query.shape[:-1], dtype=torch.float32), added
+        )
         return attended
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: ARG004
         query, key, value, *_ = ctx.saved_tensors
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
 def _as_fused(name: str, call: AttentionCall) -> AttentionCall:  # noqa: ARG001
-    def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:  # noqa: ARG001
-        attended: Tensor = _Fused.apply(query, key, value)
+    def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        attended: Tensor = _Fused.apply(query, key, value, options.get("mask"))
         return attended
 
     return attend
 
 
-def meta_model(build: Callable[[], DeepFusionModel], tuning: Tuning, dtype: torch.dtype, positions: int) -> DeepFusionModel:
+def meta_model(
+    build: Callable[[], DeepFusionModel], tuning: Tuning, dtype: torch.dtype, positions: int
+) -> DeepFusionModel:
     """Build a model on tensors without storage as its forward pass sees it: every weight in the compute dtype.
 
     Args:
@@ -105,8 +106,7 @@ def meta_model(build: Callable[[], DeepFusionModel], tuning: Tuning, dtype: torc
         model = build()
         apply_tuning(model, tuning)
         for name, parameter in model.named_parameters():
-            if not is_added(name):
-                parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.float32 if is_added(name) else dtype)
         for module in model.modules():
             if hasattr(module, "rope_init"):
                 module.register_buffer("cache", torch.zeros(positions, module.dim // 2, 2), persistent=False)
@@ -114,7 +114,9 @@ def meta_model(build: Callable[[], DeepFusionModel], tuning: Tuning, dtype: torc
     return model
 
 
-def traced_bytes(model: DeepFusionModel, batch: Batch, dtype: torch.dtype, num_vectors: int = 8) -> int:
+def traced_bytes(
+    model: DeepFusionModel, batch: Batch, dtype: torch.dtype, *, num_vectors: int = 8, shards: int = 1
+) -> int:
     """Return the most bytes that a batch's forward and backward pass hold: activations, temporaries and fp32 gradients so far.
 
     Args:
@@ -122,20 +124,24 @@ def traced_bytes(model: DeepFusionModel, batch: Batch, dtype: torch.dtype, num_v
         batch: a batch of the shapes in question, on any device.
         dtype: the compute dtype.
         num_vectors: K of the proxy.
+        shards: processes that share a gradient.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     proxy = nn.Parameter(torch.zeros(num_vectors, model.decoder.output.in_features, device="meta"))
     module = ResponseLoss(model, dtype)
     meta = batch.to(torch.device("meta"))
     with replaced_attention_calls(model, _as_fused), LiveBytes() as live:
         live.ignore([*model.parameters(), *model.buffers(), proxy])
 
-        def take(parameter: Tensor) -> None:
+        def keep_share(processes: int, parameter: Tensor) -> None:
             # What remains of a gradient is its fp32 share; FSDP frees the compute dtype's.
             parameter.grad = None
-            live.add(parameter.numel() * _GRADIENT_BYTES)
+            live.add(parameter.numel() * _GRADIENT_BYTES // processes)
 
-        handles = [parameter.register_post_accumulate_grad_hook(take) for parameter in parameters]
+        handles = [
+            parameter.register_post_accumulate_grad_hook(partial(keep_share, 1 if is_added(name) else shards))
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
         try:
             module(meta, proxy).sum().backward()
         finally:

@@ -1,7 +1,7 @@
-"""What a run keeps in memory: `python -m ift_components.training.memory` prints the tables for the 11B model.
+"""What a run keeps in memory and sends: `python -m ift_components.training.memory` prints the tables for the 11B model.
 
-Counted exactly: weights, gradients, optimizer state, sharded over all processes. Not counted: activations, which depend on the
-batch, and the one or two layers that are gathered whole at a time.
+Weights, gradients and optimizer state are counted exactly, for AdamW; activations by tracing a step (`activations.py`). Neither
+counts what kernels use inside an operation, nor what an allocator loses between blocks.
 """
 
 from typing import Any
@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
+from torchtune.modules.model_fusion import DeepFusionModel
 
+from ift_components.models.adapters import is_added
+from ift_components.models.forward import Batch
 from ift_components.models.quantised import BITS, quantisable
-from ift_components.models.trainable import FINE_TUNING, PARTS, Tuning, apply_tuning
+from ift_components.models.sharding import RECOMPUTED, checkpoint_activations, gets_gradient, shard_units
+from ift_components.models.trainable import FINE_TUNING, PARTS, WARM_UP, Tuning, apply_tuning
+from ift_components.training.activations import meta_model, traced_bytes
+from ift_components.training.flops import image_batch
 
 CARDS = (16, 24, 40, 80)
 """Memory of usual GPUs, in GB."""
@@ -21,19 +27,81 @@ _FP32, _BF16 = 4, 2
 _ADAMW_MOMENTS = 2
 
 
-def static_bytes(frozen: int, trained: int, processes: int, frozen_bytes: int = _BF16) -> float:
+def static_bytes(
+    frozen: int, trained: int, processes: int, frozen_bytes: int = _BF16, *, shard_frozen: bool = True
+) -> float:
     """Return the bytes that each process holds from the first optimizer step on.
 
     A trained parameter costs 16 bytes: its fp32 master, its fp32 gradient and AdamW's two fp32 moments; a frozen one only
-    itself. All are sharded evenly.
+    itself. What is trained is shared evenly.
 
     Args:
         frozen: frozen parameters of the whole model.
         trained: trained parameters of the whole model.
         processes: processes that share them.
         frozen_bytes: bytes of a frozen parameter: 2 in bf16, 4 in fp32.
+        shard_frozen: whether frozen parameters are shared too; otherwise each process holds all of them.
     """
-    return (frozen * frozen_bytes + trained * _FP32 * (2 + _ADAMW_MOMENTS)) / processes
+    whole = frozen * frozen_bytes / (processes if shard_frozen else 1)
+    return whole + trained * _FP32 * (2 + _ADAMW_MOMENTS) / processes
+
+
+def peak_bytes(
+    model: DeepFusionModel, batch: Batch, dtype: torch.dtype, *, shards: int = 1, shard_frozen: bool = False
+) -> int:
+    """Return the most bytes that a process holds in a step after the first: state, gradients, activations, gathered weights.
+
+    Args:
+        model: from `meta_model`, its activation checkpointing applied.
+        batch: a batch of the shapes in question, on any device.
+        dtype: the compute dtype.
+        shards: processes that share what is trained.
+        shard_frozen: whether they share frozen weights too.
+    """
+    added = sum(p.numel() for name, p in model.named_parameters() if is_added(name))
+    frozen, trained = parameter_counts(model)
+    state = static_bytes(frozen, trained - added, shards, dtype.itemsize, shard_frozen=shard_frozen)
+    state += static_bytes(0, added, 1)
+    gradients = _FP32 * ((trained - added) / shards + added)
+    # The unit that computes and the one that is prefetched.
+    gathered = sorted(_unit_sizes(model, shard_frozen=shard_frozen).values())[-2:]
+    is_gathered = shards > 1 or dtype is not torch.float32
+    temporary = traced_bytes(model, batch, dtype, shards=shards) + sum(gathered) * dtype.itemsize * is_gathered
+    return round(max(state, state - gradients + temporary))
+
+
+def _unit_sizes(model: DeepFusionModel, *, shard_frozen: bool) -> dict[nn.Module, int]:
+    """Return how many parameters each unit of sharding gathers, in forward order; the rest is the model's."""
+    sizes: dict[nn.Module, int] = {}
+    counted: set[nn.Parameter] = set()
+    for unit in (*shard_units(model), model.encoder.clip, model.encoder.projection, model):
+        mine = {p for name, p in unit.named_parameters() if not is_added(name)} - counted
+        counted |= mine
+        if size := sum(p.numel() for p in mine if shard_frozen or p.requires_grad):
+            sizes[unit] = size
+    return sizes
+
+
+def communication_bytes(
+    model: DeepFusionModel, dtype: torch.dtype, processes: int, *, shard_frozen: bool
+) -> tuple[int, int]:
+    """Return the bytes that each process receives in a forward and backward pass: gathered weights, and reduced gradients.
+
+    A unit is gathered for the forward pass and again for the backward pass, if a gradient goes through it; what lies outside of
+    all units (norm and output among it) stays from one to the other. Gradients are reduced in fp32.
+
+    Args:
+        model: the model, with `requires_grad` as trained.
+        dtype: the compute dtype, which weights are gathered in.
+        processes: processes that share the weights.
+        shard_frozen: whether frozen weights are shared.
+    """
+    gathered = 0
+    for unit, size in _unit_sizes(model, shard_frozen=shard_frozen).items():
+        gathered += size * (2 if unit is not model and gets_gradient(model, unit) else 1)
+    reduced = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and not is_added(name))
+    share = (processes - 1) / processes
+    return round(gathered * dtype.itemsize * share), round(reduced * _FP32 * share)
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
@@ -88,20 +156,43 @@ def _print_methods() -> None:
             print(f"{row} {held / 2**30:.1f} | {smallest_card(held)} |")
 
 
+_STAGES = {"warm-up": WARM_UP, "fine-tuning": FINE_TUNING}
+
+
+def _print_processes() -> None:
+    print(
+        "| GPUs | stage | frozen sharded, GiB each | GB received a pass | frozen whole, GiB each | GB received a pass |"
+    )
+    print("|---:|---|---:|---:|---:|---:|")
+    for processes in (1, 2, 4, 8, 16):
+        for stage, tuning in _STAGES.items():
+            model = meta_model(llama3_2_vision_11b, tuning, torch.bfloat16, 1)
+            cells = []
+            for shard_frozen in (True, False):
+                held = static_bytes(*parameter_counts(model), processes, shard_frozen=shard_frozen)
+                sent = communication_bytes(model, torch.bfloat16, processes, shard_frozen=shard_frozen)
+                cells += [f"{held / 2**30:.1f}", f"{sum(sent) / 1e9:.1f}"]
+            print(f"| {processes} | {stage} | {' | '.join(cells)} |")
+
+
+def _print_peaks() -> None:
+    print(f"| one GPU, batch | {' | '.join(RECOMPUTED)} |")
+    print("|---|" + "---:|" * len(RECOMPUTED))
+    for stage, tuning in _STAGES.items():
+        for images in (1, 2, 4, 8):
+            cells = []
+            for recomputed in RECOMPUTED:
+                model = meta_model(llama3_2_vision_11b, tuning, torch.bfloat16, 100)
+                checkpoint_activations(model, recomputed)
+                cells.append(f"{peak_bytes(model, image_batch(images), torch.bfloat16) / 2**30:.1f}")
+            print(f"| {stage}, {images} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Print the tables of the 11B model as Markdown."""
-    _print_methods()
-    print()
-    with torch.device("meta"):
-        model = llama3_2_vision_11b()
-    apply_tuning(model, FINE_TUNING)
-    frozen, trained = parameter_counts(model)
-    print("| GPUs | warm-up, GiB each | fine-tuning, GiB each |")
-    print("|---|---|---|")
-    for processes in (1, 2, 4, 8, 16):
-        warm_up = static_bytes(frozen + trained, 0, processes) / 2**30
-        fine_tuning = static_bytes(frozen, trained, processes) / 2**30
-        print(f"| {processes} | {warm_up:.1f} | {fine_tuning:.1f} |")
+    for print_table in (_print_methods, _print_processes, _print_peaks):
+        print_table()
+        print()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from ift_components.training.data import (
     steps_per_epoch,
     trial_batches,
 )
+from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
 from ift_components.training.run_folder import RunFolder, on_main
@@ -115,7 +116,10 @@ class TrainingRun:
         on_main(world, self.recorder.open_logger)
 
     def _build_trainer(self) -> Trainer:
-        cfg, world, tuning = self.cfg, self.world, self.stage.tuning
+        world, tuning = self.world, self.stage.tuning
+        with torch.random.fork_rng():
+            largest, *_ = trial_batches(self.loader, 1)
+        cfg = settle_layout(self.cfg, world, tuning, largest)
         module = build_module(cfg, world, tuning)
         proxy = build_proxy(cfg, world, self.stage.rule, module.model.decoder.output.in_features)
         groups = parameter_groups(module, proxy)

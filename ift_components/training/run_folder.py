@@ -26,6 +26,7 @@ _ORIGIN = "origin.json"
 # What may differ when a run is resumed: where and how fast it computes, not what.
 _MAY_CHANGE = {
     "resume", "device", "num_workers", "batch_size", "gradient_accumulation_steps", "data_parallel_replicate_dim",
+    "activation_checkpointing", "activation_offloading", "frozen_weights",
     "checkpoint_every_steps", "keep_last", "save_every_epochs", "metric_logger", "val_every_steps", "output_dir",
     "spare_dir",
 }  # fmt: skip

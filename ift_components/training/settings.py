@@ -8,12 +8,14 @@ from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.models.pictures import RESIZING
+from ift_components.models.sharding import RECOMPUTED
 from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
 BEST_BY = ("questions", "balanced", "read_out", "unrelated")
 """Measures that the best checkpoint may be chosen by, higher being better; in the records they stand as `val_<name>`."""
 
+AUTO = "auto"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -150,14 +152,18 @@ class TrainSettings:
     keep_last: int = 2
     """How many of those to keep; the last epoch's end is one of them."""
 
-    activation_checkpointing: bool = False
-    """Recompute layers in the backward pass to save memory."""
+    activation_checkpointing: str = "none"
+    """Whose layers are recomputed in the backward pass to save memory: `none`, `encoder`, `language`, `all`, or `auto`: the
+    fewest operations that fit the device, by the memory table."""
 
     activation_offloading: bool = False
     """Keep activations in host memory until the backward pass (CUDA)."""
 
     cpu_offload: bool = False
     """Keep shards, gradients and optimizer state in host memory."""
+
+    frozen_weights: str = "auto"
+    """`whole` on every process, `sharded` over them and gathered in every pass, or `auto`: whole where they fit."""
 
     data_parallel_replicate_dim: int = 1
     """Groups of processes that hold the model each, sharding it among themselves."""
@@ -244,6 +250,25 @@ def _check_numbers(cfg: TrainSettings) -> None:
             raise ConfigError(f"{key}: {rate} is not a number above 0")
 
 
+def _check_layout(cfg: TrainSettings) -> None:
+    for key, allowed in (
+        ("activation_checkpointing", (*RECOMPUTED, AUTO)),
+        ("frozen_weights", ("whole", "sharded", AUTO)),
+    ):
+        value = getattr(cfg, key)
+        if value not in allowed:
+            raise ConfigError(f"{key}: '{value}' is not one of {', '.join(allowed)}")
+    if cfg.activation_offloading and cfg.activation_checkpointing == AUTO:
+        raise ConfigError(
+            "activation_checkpointing: 'auto' goes by what stays on the device, and activation_offloading takes it away; name "
+            "one of none, encoder, language, all"
+        )
+    if cfg.cpu_offload and cfg.frozen_weights == "whole":
+        raise ConfigError(
+            "frozen_weights: 'whole' does not go with cpu_offload, which keeps them in shards in host memory"
+        )
+
+
 def check_settings(cfg: TrainSettings) -> Stage:
     """Check the values that no type can, and return what the config trains.
 
@@ -271,6 +296,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
             f"val_questions: are asked of a copy of the weights, which frozen_dtype={cfg.frozen_dtype} does not give; set it "
             "to null, or evaluate afterwards"
         )
+    _check_layout(cfg)
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))

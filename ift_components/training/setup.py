@@ -36,7 +36,7 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
     """Build, load, freeze, place and shard the model of a stage.
 
     Args:
-        cfg: a config of `TrainSettings`.
+        cfg: a config of `TrainSettings`, its layout settled (`settle_layout`).
         world: the processes.
         tuning: what is trained.
 
@@ -50,8 +50,7 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
     set_precision(model, dtype)
     if checkpoint is None:
         model.to(world.device)
-    if cfg.activation_checkpointing:
-        checkpoint_activations(model)
+    checkpoint_activations(model, cfg.activation_checkpointing)
     if cfg.compile:
         compile_layers(model)
     module = ResponseLoss(model, dtype)
@@ -59,7 +58,8 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
         # One process shards too: FSDP is what computes in bf16 over fp32 masters.
         mesh = world.sharding_mesh(cfg.data_parallel_replicate_dim)
         quantised = [layer.weight for layer in quantisable(model).values()] if cfg.frozen_dtype == NF4 else []
-        shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload, whole=quantised)  # type: ignore[arg-type]
+        sharded = cfg.frozen_weights == "sharded"
+        shard(module, mesh, dtype, cpu_offload=cfg.cpu_offload, shard_frozen=sharded, whole=quantised)  # type: ignore[arg-type]
     if checkpoint is not None and cfg.frozen_dtype == NF4:
         fill_quantised(model, checkpoint, world.device, dtype)
         compute_buffers(model, world.device)
@@ -147,7 +147,8 @@ def leave_weights(hooks: saved_tensors_hooks) -> saved_tensors_hooks:
     pack, unpack = hooks.pack_hook, hooks.unpack_hook
 
     def pack_others(saved: Tensor) -> Any:
-        return saved if isinstance(saved, nn.Parameter) or isinstance(saved._base, nn.Parameter) else pack(saved)
+        is_weight = isinstance(saved, nn.Parameter) or isinstance(saved._base, nn.Parameter)  # noqa: SLF001
+        return saved if is_weight else pack(saved)
 
     hooks.pack_hook = pack_others
     hooks.unpack_hook = lambda packed: packed if isinstance(packed, Tensor) else unpack(packed)

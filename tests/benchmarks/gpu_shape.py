@@ -1,10 +1,10 @@
 """Training steps at the 11B model's shape on one GPU: `python tests/benchmarks/gpu_shape.py --out rows.json`.
 
-Random weights are drawn on the device; nothing is read but this package. Every row is a step of the package's own loop (`ours`), or
-of the authors' way (`authors_way.py`; all in bf16, torch's AdamW as it comes), in a setting of its own: stage, what is recomputed,
-batch, responses an image, activations offloaded or not. A row that fails says why and the next one goes on; the file is
-written after each. `--report rows.json` adds, on any machine, the operations and the memory table's predictions, and prints the table.
-`--tiny` does all of it with the miniature, on the CPU too.
+Random weights are drawn on the device; nothing is read but this package. Every row is a step of the package's own loop
+(`ours`), or of the authors' way (`authors_way.py`; all in bf16, torch's AdamW as it comes), in a setting of its own: stage,
+what is recomputed, batch, responses an image, activations offloaded or not. A row that fails says why, and the next one goes on;
+the file is written after each. `--report` adds operations and the memory table's predictions to such a file, on any machine, and
+prints the table. `--tiny` does all of it with the miniature, on the CPU too.
 """
 
 import argparse
@@ -36,7 +36,10 @@ from ift_components.models.quantised import quantisable, quantise
 from ift_components.models.sharding import checkpoint_activations, set_precision, shard
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
+from ift_components.training.activations import meta_model
+from ift_components.training.flops import batch_flops
 from ift_components.training.loop import Trainer
+from ift_components.training.memory import peak_bytes, quantised_bytes
 from ift_components.training.setup import offload_activations, parameter_groups
 
 K, RESPONSE, BF16 = 8, 60, torch.bfloat16
@@ -71,7 +74,9 @@ def settings():
     rows += [Setting(ours, "warm-up", "none", batch) for batch in (1, 2, 4)]
     rows += [Setting(authors, "warm-up", "all", batch) for batch in (1, 2)]
     rows += [Setting(ours, "fine-tuning", "encoder", batch) for batch in (2, 4)]
-    rows += [Setting(ours, "fine-tuning", "all", batch, responses) for batch, responses in ((1, 1), (2, 1), (4, 1), (2, 4))]
+    rows += [
+        Setting(ours, "fine-tuning", "all", batch, responses) for batch, responses in ((1, 1), (2, 1), (4, 1), (2, 4))
+    ]
     rows += [Setting(ours, "fine-tuning", "all", 2, 1, offloaded=True)]
     rows += [Setting(ours, "LoRA on NF4", "none", batch) for batch in (1, 2)]
     rows += [Setting(authors, "fine-tuning", "none", 2), Setting(authors, "warm-up", "none", 2)]
@@ -266,6 +271,42 @@ def run(args):
             args.out.write_text(json.dumps(record, indent=1))
 
 
+def report(args):
+    """Print a measured file as Markdown, with operations and predicted memory."""
+    record = json.loads(args.out.read_text())
+    build = tiny_llama3_2_vision if record["tiny"] else llama3_2_vision_11b
+    peak = next((value for name, value in PEAKS.items() if name in record["device"]), None)
+    print(f"{record['device']}, {(record['device_bytes'] or 0) / 1e9:.1f} GB, torch {record['torch']}\n")
+    print(
+        "| | recomputed | batch | responses | step, ms | responses/s | TFLOP | MFU | peak, GiB | table, GiB | table/peak |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for row in record["rows"]:
+        name = f"{row['who']}, {row['stage']}{', offloaded' if row['offloaded'] else ''}"
+        settings = f"| {name} | {row['recomputed']} | {row['batch']} | {row['responses']} |"
+        if "error" in row:
+            print(f"{settings} {row['error'][:60]} | | | | | | |")
+            continue
+        setting = Setting(*(row[key] for key in ("who", "stage", "recomputed", "batch", "responses", "offloaded")))
+        batch = make_batch(setting, 84 if record["tiny"] else 560)
+        model = meta_model(build, TUNINGS[setting.stage], BF16, batch.tokens.shape[1])
+        operations = batch_flops(model, batch, BF16)  # what the step needs, without what is computed again
+        share = f"{100 * operations / row['seconds'] / peak:.1f} %" if peak else ""
+        responses = row["batch"] * row["responses"] / row["seconds"]
+        cells = [f"{1e3 * row['seconds']:.0f}", f"{responses:.1f}", f"{operations / 1e12:.1f}", share]
+        cells.append(f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else "")
+        if row["who"] == "ours" and not row["offloaded"]:
+            checkpoint_activations(model, setting.recomputed)
+            row["table_bytes"] = peak_bytes(model, batch, BF16)
+            if "NF4" in setting.stage:
+                row["table_bytes"] -= round(quantised_bytes(model))
+            cells.append(f"{row['table_bytes'] / 2**30:.1f}")
+            cells.append(f"{row['table_bytes'] / row['peak_bytes']:.2f}" if row["peak_bytes"] else "")
+        row["operations"] = operations
+        print(f"{settings} {' | '.join(cells)} |", flush=True)
+    args.out.write_text(json.dumps(record, indent=1))
+
+
 def main():
     """Measure, or report what has been measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -275,7 +316,9 @@ def main():
     parser.add_argument("--only", help="rows whose 'who, stage' contains this")
     parser.add_argument("--tiny", action="store_true", help="the miniature in the 11B model's place")
     parser.add_argument("--cpu", action="store_true")
-    run(parser.parse_args())
+    parser.add_argument("--report", action="store_true", help="print what `--out` holds already")
+    args = parser.parse_args()
+    (report if args.report else run)(args)
 
 
 if __name__ == "__main__":

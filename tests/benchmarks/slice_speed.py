@@ -1,10 +1,10 @@
 """Training speed at the 11B model's proportions from slices of it: `python tests/benchmarks/slice_speed.py --out slices.json`.
 
-A slice has every width of the 11B model (encoder 1,280 with 1,601 tokens, language and cross-attention layers 4,096, a projection
-from 7,680, a vocabulary of 128,256) and one or two layers of each kind. A whole optimizer step is timed on slices that differ by
-one layer; the difference is what a layer of that kind costs in its role (frozen, trained, recomputed), its share of the optimizer
-included. Times the number of layers, and with what is left of the smallest slice, that is the step at full depth. A deeper slice
-is measured too: the projection's error on it stands beside. Ways take turns, step by step, on the CPU or on CUDA.
+A slice has every width of the 11B model (encoder 1,280 with 1,601 tokens, language and cross-attention layers 4,096, a
+projection from 7,680, a vocabulary of 128,256) and one or two layers of each kind. A whole optimizer step is timed on slices
+that differ by one layer; the difference is what a layer of that kind costs in its role (frozen, trained, recomputed), its share
+of the optimizer included. Times the number of layers, and with what is left of the smallest slice, that is the step at full
+depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step.
 
 What the authors' way is says `authors_way.py`: all in one dtype, every trainable weight gets its gradient in the warm-up too.
 """
@@ -93,9 +93,7 @@ def time_slice(layers, world, args):
         for name in group:
             make = {"ours": ours, "authors": authors}[WAYS[name].who]
             steps[name] = make(WAYS[name], world, lambda: build_slice(layers, tiny=args.tiny))
-        batches = {
-            name: make_batch(replace(WAYS[name], batch=args.batch), 84 if args.tiny else 560) for name in group
-        }
+        batches = {name: make_batch(replace(WAYS[name], batch=args.batch), 84 if args.tiny else 560) for name in group}
         for number in range(args.rounds + 1):  # the first, which makes the optimizer's state, is not counted
             for name, step in steps.items():
                 start = time.perf_counter()
@@ -118,14 +116,20 @@ def project(kinds, rest, layers):
 def table(record):
     """Print the record as Markdown."""
     print(f"\n{record['device']}, batch {record['batch']}, {record['threads']} threads, torch {record['torch']}\n")
-    print("| seconds | encoder | projection | language | fusion | rest | full depth | responses/s | x authors | error |")
+    print(
+        "| seconds | encoder | projection | language | fusion | rest | full depth | responses/s | x authors | error |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, way in record["ways"].items():
         setting = WAYS[name]
         base = record["ways"].get(BASES[setting.stage])
         speed = record["batch"] * setting.responses / way["full"]
         ratio = f"{speed * base['full'] / record['batch']:.2f}" if base else ""
-        cells = [f"{way['kinds'][kind]:.4f}" for kind in KINDS] + [f"{way['rest']:.4f}", f"{way['full']:.3f}", f"{speed:.3f}"]
+        cells = [f"{way['kinds'][kind]:.4f}" for kind in KINDS] + [
+            f"{way['rest']:.4f}",
+            f"{way['full']:.3f}",
+            f"{speed:.3f}",
+        ]
         print(f"| {name} | {' | '.join(cells)} | {ratio} | {100 * way['error']:+.1f} % |")
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from authors_way import AuthorsModel
 from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,7 +34,6 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchtune.models.llama3_2_vision import llama3_2_vision_decoder, llama3_2_vision_encoder
 from torchtune.modules.model_fusion import DeepFusionModel
 
-from authors_way import AuthorsModel
 from ift_components.data.dataset import Sample, collate
 from ift_components.data.images import ImageTransform
 from ift_components.data.prompts import Slots, prompt_tokens

@@ -84,7 +84,7 @@ def test_activation_checkpointing_changes_nothing(batch):
     proxy = torch.randn(K, 128, requires_grad=True)
     model = fine_tuned()
     plain = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
-    checkpoint_activations(model)
+    checkpoint_activations(model, "all")
     wrapped = [name for name, _ in model.named_modules() if name.endswith("_checkpoint_wrapped_module")]
     assert len(wrapped) == 4 + 1 + 6 + 3  # encoder, projection, self-attention and cross-attention layers
     names = {name: name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()}

@@ -1,10 +1,21 @@
-"""The memory table's function against what a step of the miniature really holds."""
+"""The memory table's functions against what a step of the miniature really holds."""
+
+import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from ift_components.distributed import World
+from ift_components.models import tiny_llama3_2_vision
+from ift_components.models.sharding import RECOMPUTED, checkpoint_activations
+from ift_components.models.trainable import FINE_TUNING, WARM_UP
 from ift_components.proxy import UpdateRule
+from ift_components.training.activations import meta_model, traced_bytes
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.memory import parameter_counts, static_bytes
+from ift_components.training.layout import settle_layout
+from ift_components.training.memory import parameter_counts, peak_bytes, static_bytes
+from ift_components.training.settings import check_settings
 
 
 @pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])
@@ -23,3 +34,106 @@ def test_static_memory_is_what_a_step_holds(train_config, world, make_trainer, *
     trainer.step(next(epoch_batches(build_loader(cfg, world), 0, 1)))
     expected = static_bytes(*parameter_counts(module), 1, frozen_bytes)
     assert held == [pytest.approx(expected, rel=1e-3)]
+
+
+def allocated_peak(step, path):
+    """Return the most bytes that torch's allocator handed out at a time during a step, by its own record."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    profile.export_chrome_trace(str(path))
+    events = sorted(
+        (event["ts"], event["args"]["Total Allocated"], event["args"]["Bytes"])
+        for event in json.loads(path.read_text())["traceEvents"]
+        if event.get("name") == "[memory]"
+    )
+    _, total, size = events[0]
+    return max(event[1] for event in events) - (total - size)
+
+
+@pytest.mark.parametrize(
+    ("stage", "recomputed", "responses", "dtype"),
+    [
+        ("fine-tuning", "none", 1, "fp32"),
+        ("fine-tuning", "language", 1, "bf16"),
+        ("fine-tuning", "encoder", 3, "bf16"),
+        ("fine-tuning", "all", 1, "fp32"),
+        ("warm-up", "none", 3, "bf16"),
+        ("warm-up", "all", 1, "bf16"),
+    ],
+)
+def test_traced_peak_is_what_a_step_allocates(
+    train_config, world, make_trainer, tmp_path, *, stage, recomputed, responses, dtype
+):
+    """Without what lies there all along: temporaries, activations and gradients alone, which makes the comparison strict."""
+    tuning = {"fine-tuning": FINE_TUNING, "warm-up": WARM_UP}[stage]
+    rule = UpdateRule.UPDATE if stage == "warm-up" else UpdateRule.TRACK
+    options = [f"activation_checkpointing={recomputed}", f"dtype={dtype}", f"dataset.responses_per_image={responses}"]
+    cfg = train_config(*options, "batch_size=8", "optimizer.fused=true")
+    trainer = make_trainer(cfg, rule, tuning)
+    batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
+    trainer.step(batches)
+    measured = allocated_peak(lambda: trainer.step(batches), tmp_path / "trace.json")
+    compute = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    model = meta_model(tiny_llama3_2_vision, tuning, compute, batches[0].tokens.shape[1])
+    checkpoint_activations(model, recomputed)
+    assert traced_bytes(model, batches[0], compute) == pytest.approx(measured, rel=0.1)
+
+
+class Machine(World):
+    """A process whose machine has so much memory free."""
+
+    free = 0
+
+    def free_memory(self):
+        return self.free
+
+
+def test_auto_recomputes_the_least_that_fits(train_config, world, tmp_path):
+    cfg = train_config("activation_checkpointing=auto", "batch_size=8", f"output_dir={tmp_path / 'out'}")
+    tuning = check_settings(replace(cfg, instruction="x")).tuning
+    batch = next(epoch_batches(build_loader(cfg, world), 0, 1))[0]
+    peaks = {}
+    for recomputed in RECOMPUTED:
+        model = meta_model(tiny_llama3_2_vision, tuning, torch.float32, batch.tokens.shape[1])
+        checkpoint_activations(model, recomputed)
+        peaks[recomputed] = peak_bytes(model, batch, torch.float32)
+    assert peaks["none"] > peaks["encoder"] > peaks["all"]
+    assert peaks["none"] > peaks["language"] > peaks["all"]
+    machine = Machine(world.rank, world.size, world.device, world.mesh)
+
+    def chosen(free):
+        Machine.free = free
+        return settle_layout(cfg, machine, tuning, batch).activation_checkpointing
+
+    assert chosen(10**12) == "none"
+    assert chosen(int(peaks["none"] / 0.9) - 10**5) != "none"
+    assert chosen(int(peaks["all"] / 0.9) + 10**5) == "all"
+    assert chosen(1) == "all"  # the least there is, with a line that says so
+
+
+def test_what_is_named_is_taken_as_it_is(train_config, world):
+    cfg = train_config("activation_checkpointing=encoder")
+    assert settle_layout(cfg, world, FINE_TUNING, None).activation_checkpointing == "encoder"
+
+
+def test_frozen_weights_are_sharded_only_where_they_do_not_fit(train_config, world):
+    cfg = train_config("activation_checkpointing=none", "batch_size=2", "tuning.fusion=frozen")
+    tuning = check_settings(replace(cfg, instruction="x")).tuning
+    batch = next(epoch_batches(build_loader(cfg, world), 0, 1))[0]
+    model = meta_model(tiny_llama3_2_vision, tuning, torch.float32, batch.tokens.shape[1])
+    whole, sharded = (
+        peak_bytes(model, batch, torch.float32, shards=2, shard_frozen=shard_frozen) for shard_frozen in (False, True)
+    )
+    assert sharded < whole
+
+    class Pair(Machine):
+        def smallest(self, value):
+            return value
+
+        def broadcast(self, value):
+            return value
+
+    machine = Pair(0, 2, world.device, world.mesh)
+    for free, expected in ((whole / 0.9 + 10**5, "whole"), (whole / 0.9 - 10**5, "sharded")):
+        Machine.free = int(free)
+        assert settle_layout(cfg, machine, tuning, batch).frozen_weights == expected

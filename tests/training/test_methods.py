@@ -266,7 +266,7 @@ def step_losses(folder):
     ("options", "tolerance"),
     [
         (["dtype=bf16"], 3e-2),
-        (["activation_checkpointing=true"], 1e-5),
+        (["activation_checkpointing=all"], 1e-5),
         (["cpu_offload=true"], 1e-5),
         pytest.param(["compile=true"], 1e-4, marks=pytest.mark.slow),
     ],

@@ -16,8 +16,9 @@ from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 from ift_components.proxy import UpdateRule, random_theta
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
+from ift_components.training.memory import communication_bytes
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import Stage
+from ift_components.training.settings import Stage, check_settings
 from ift_components.training.setup import build_module, leave_weights
 
 
@@ -33,7 +34,7 @@ def train(make_trainer, world):
 
 @pytest.mark.parametrize(
     "option",
-    ["cpu_offload=true", "activation_checkpointing=true", pytest.param("compile=true", marks=pytest.mark.slow)],
+    ["cpu_offload=true", "activation_checkpointing=all", pytest.param("compile=true", marks=pytest.mark.slow)],
 )
 def test_option_keeps_the_losses(train_config, train, option):
     plain, _ = train(train_config())
@@ -180,7 +181,7 @@ def test_processes_in_two_copies_repeat_one(tune, train_config, world, make_trai
 
 
 def test_meta_tile_padding_trains_in_that_layout(train_config, train, world):
-    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=true"))
+    losses, trainer = train(train_config("tile_padding=meta", "dtype=bf16", "activation_checkpointing=all"))
     plain, _ = train(train_config())
     assert losses[0] != pytest.approx(plain[0], abs=1e-3)
     model = tiny_llama3_2_vision()
@@ -217,6 +218,96 @@ def test_weights_are_not_offloaded(train_config, world, make_trainer, dtype):
     assert sum(tensor.numel() for tensor in packed) > 4 * 5 * tokens * width  # at least four in each of five layers
 
 
+_COUNT = """
+import json
+import sys
+from pathlib import Path
+from torch.utils._python_dispatch import TorchDispatchMode
+from ift_components.config import load_config
+from ift_components.distributed import distributed
+from ift_components.proxy import UpdateRule
+from ift_components.training.data import build_loader, epoch_batches
+from ift_components.training.loop import Trainer
+from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.setup import build_module, build_optimizer, parameter_groups
+
+class Collectives(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.gathered, self.reduced = [], []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if name.startswith("c10d._allgather_base_"):
+            self.gathered.append(args[0].numel() * args[0].element_size())
+        elif name.startswith("c10d._reduce_scatter_base_"):
+            self.reduced.append(args[1].numel() * args[1].element_size())
+        elif name.startswith("c10d.") and "allreduce" not in name:
+            raise AssertionError(name)
+        return function(*args, **(kwargs or {}))
+
+cfg = load_config("tiny_ift.yaml", sys.argv[1:], TrainSettings)
+stage = check_settings(cfg)
+with distributed("cpu") as world:
+    module = build_module(cfg, world, stage.tuning)
+    groups = parameter_groups(module, None)
+    optimizer = build_optimizer(cfg, stage.tuning, groups)
+    trainer = Trainer(module=module, proxy=None, groups=groups, optimizer=optimizer, world=world)
+    batches = next(epoch_batches(build_loader(cfg, world), 0, 1))
+    with Collectives() as seen:
+        trainer.step(batches)
+    if world.is_main:
+        Path(cfg.output_dir).write_text(json.dumps([seen.gathered, seen.reduced]))
+"""
+
+
+@pytest.mark.parametrize("frozen_weights", ["whole", "sharded"])
+@pytest.mark.parametrize("recomputed", ["none", "all"])
+def test_collectives_are_those_of_the_table(tune, prepared, tmp_path, frozen_weights, recomputed):
+    """Two processes: frozen weights that are whole never travel, and what does is what the memory table counts."""
+    (tmp_path / "count_collectives.py").write_text(_COUNT)
+    options = [f"data={prepared}", "instruction=x", "checkpoint_dir=null", f"output_dir={tmp_path / 'seen.json'}"]
+    more = ["num_workers=0", "batch_size=2", "dtype=bf16", f"frozen_weights={frozen_weights}"]
+    more.append(f"activation_checkpointing={recomputed}")
+    tune("--nproc_per_node", "2", "count_collectives", *options, *more, cwd=tmp_path)
+    gathered, reduced = json.loads((tmp_path / "seen.json").read_text())
+    model = tiny_llama3_2_vision()
+    apply_tuning(model, FINE_TUNING)
+    shard_frozen = frozen_weights == "sharded"
+    expected = communication_bytes(model, torch.bfloat16, 2, shard_frozen=shard_frozen)
+    # An odd first dimension is padded to an even one; a process receives half of what is put together.
+    assert (sum(gathered) / 2, sum(reduced) / 2) == pytest.approx(expected, rel=0.01)
+    trained = 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (sum(gathered) > 2.02 * trained) is shard_frozen
+    assert len(gathered) < 2 * len(list(model.modules()))
+
+
+def test_a_warm_up_of_several_processes_sends_no_weight(train_config, world):
+    module = build_module(train_config("dtype=bf16", "frozen_weights=whole"), world, WARM_UP)
+    assert not any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    assert communication_bytes(module.model, torch.bfloat16, 8, shard_frozen=False) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("activation_checkpointing=true", "'True' is not one of none, language, encoder, all, auto"),
+        ("frozen_weights=half", "frozen_weights: 'half' is not one of whole, sharded, auto"),
+    ],
+)
+def test_unknown_layouts_are_named(train_config, option, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(train_config(option, "instruction=x"))
+
+
+def test_auto_does_not_go_with_offloading(train_config):
+    cfg = train_config("activation_checkpointing=auto", "activation_offloading=true", "instruction=x")
+    with pytest.raises(ConfigError, match="activation_offloading takes it away"):
+        check_settings(cfg)
+    with pytest.raises(ConfigError, match="'whole' does not go with cpu_offload"):
+        check_settings(train_config("frozen_weights=whole", "cpu_offload=true", "instruction=x"))
+
+
 @pytest.mark.gpu
 def test_offloading_on_cuda_keeps_the_losses(tune, prepared, tmp_path):
     """Activations and shards in host memory change where things lie, not the losses."""
@@ -225,6 +316,6 @@ def test_offloading_on_cuda_keeps_the_losses(tune, prepared, tmp_path):
         out = tmp_path / name
         options = [f"data={prepared}", "instruction=x", f"output_dir={out}"]
         more = ["device=cuda", "dtype=bf16", "max_steps=3", *changes]
-        tune("ift_recipe", "--config", "tiny_ift.yaml", *options, *more, cwd=tmp_path)
+        tune("ift_recipe", "--config", "tiny_ift.yaml", *options, *more, cwd=tmp_path, real=True)
         losses[name] = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert losses["offloaded"] == pytest.approx(losses["plain"], rel=1e-3)
