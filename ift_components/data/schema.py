@@ -232,6 +232,6 @@ def _checked(row: Mapping[str, Any], key: str) -> Any:
     # A header cell's line breaks are spaces in the table as it is read.
     if key == "column":
         return " ".join(value.split())
-    if key == "one_of":
+    if key == "one_of" and isinstance(value, dict):
         return {" ".join(column.split()): text for column, text in value.items()}
     return tuple(value) if isinstance(value, list) else value
