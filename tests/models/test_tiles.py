@@ -197,6 +197,28 @@ def test_answers_are_those_of_the_question_alone(transform, grids, layout):
             assert more_texts[row] == text[0]
 
 
+@pytest.mark.parametrize("layout", ["none", "meta"])
+@torch.inference_mode()
+def test_images_kept_apart_and_joined_again_answer_alike(transform, grids, layout):
+    """As a server keeps them: encoded together, each kept alone without what filled it up, and joined with others later."""
+    engine = Engine(opened(layout), transform)
+    prompt = prompt_tokens(transform, Text("What is it?"))
+    together = engine.encode(grids)
+    expected = engine.start(together, [prompt] * 4, 4).logits
+    kept = [together.select([number]) for number in range(4)]
+    assert [one.features.shape[1] for one in kept] == [4 * 37, 37, 4 * 37, 3 * 37]
+    assert all(one.mask is None and one.keys_values[0].size == one.features.shape[1] for one in kept)
+    order = [3, 1, 0]
+    joined = type(together).join([kept[number] for number in order])
+    running = engine.start(joined, [prompt] * 3, 4)
+    torch.testing.assert_close(running.logits, expected[order], atol=1e-5, rtol=0)
+    engine.narrow(running, [1])
+    engine.feed(running, torch.tensor([[7]]))
+    alone = engine.start(engine.encode(grids[1:2]), [prompt], 4)
+    engine.feed(alone, torch.tensor([[7]]))
+    torch.testing.assert_close(running.logits, alone.logits, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("virtual", [0, 5])
 @pytest.mark.parametrize(
     "sequence", [TileSequence((3, 1, 3, 2), 2, 4, 5, True), TileSequence((3, 1, 3, 2), 2, 3, 0, False)]
