@@ -111,7 +111,12 @@ def _free_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_pages(
-    folder: Path, results: Mapping[str, Any], predictions: Sequence[Prediction], *, private: bool = False
+    folder: Path,
+    results: Mapping[str, Any],
+    predictions: Sequence[Prediction],
+    *,
+    private: bool = False,
+    maps: Mapping[str, Any] | None = None,
 ) -> None:
     """Write report.html, report.md and table.tex into a run's folder.
 
@@ -120,6 +125,7 @@ def write_pages(
         results: the content of results.json.
         predictions: the scored answers, with their pictures.
         private: whether the data are: the pages then hold figures alone, no image, question, option or answer.
+        maps: from `maps.answer_maps`; None shows none.
     """
     label = results["label"] or folder.resolve().name
     attributes = results.get("attributes", {})
@@ -143,6 +149,7 @@ def write_pages(
         "matrices": [] if private else _matrices(results),
         "wrong": [] if private else sample_answers(own, right=False, count=_WRONG),
         "right": [] if private else sample_answers(own, right=True, count=_RIGHT),
+        "maps": maps,
         "config": yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
     }
     templates = page_templates()

@@ -22,6 +22,7 @@ from ift_components.evaluation import parsing
 from ift_components.evaluation.compare import read_run
 from ift_components.evaluation.free_file import free_items
 from ift_components.evaluation.items import control_items, question_items, report_items
+from ift_components.evaluation.maps import answer_maps
 from ift_components.evaluation.pairs import Run, check_alike, compare_labels, correct_for_number
 from ift_components.evaluation.predictions import PREDICTIONS, RUN_FILE, LineWriter, RunFolder, read_lines
 from ift_components.evaluation.predictors.base import Predictor, Sampling, Work
@@ -30,7 +31,7 @@ from ift_components.evaluation.records import Item, Key, Prediction, line_key
 from ift_components.evaluation.report import write_pages
 from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
-from ift_components.evaluation.tasks import TASKS, score_all
+from ift_components.evaluation.tasks import CHOICE, FREE, TASKS, score_all
 from ift_components.files import owner_only, sha256, write_json
 from ift_components.models.adapter_reader import adapter_hash, load_adapter
 from ift_components.models.build import build_for_inference
@@ -42,7 +43,17 @@ from ift_components.statistics import rounded
 from ift_components.training.settings import parse_dtype
 
 # These decide how fast, where and how it is shown, not what is answered.
-_NO_MATTER = ("output_dir", "compare", "baseline", "label", "batch_size", "device", "bootstrap", "max_unanswered")
+_NO_MATTER = (
+    "output_dir",
+    "compare",
+    "baseline",
+    "label",
+    "batch_size",
+    "device",
+    "bootstrap",
+    "max_unanswered",
+    "saliency",
+)
 
 
 def _read_proxy(path: Path, dim: int) -> Tensor:
@@ -358,7 +369,8 @@ class Evaluation:
             correct_for_number([change])
             results["change"] = rounded(change)
         write_json(self.path / "results.json", results)
-        write_pages(self.path, results, predictions, private=self._private())
+        maps = None if self._private() or self.cfg.saliency is None else self._maps(predictions, self.cfg.saliency)
+        write_pages(self.path, results, predictions, private=self._private(), maps=maps)
         if self._private():
             owner_only(self.path)
         return results
@@ -366,3 +378,13 @@ class Evaluation:
     def _private(self) -> bool:
         # A folder prepared before this was noted may hold anybody's reports: it counts as private.
         return bool(read_manifest(self.cfg.data).get("private", True))
+
+    def _maps(self, predictions: Sequence[Prediction], method: str) -> dict[str, Any] | None:
+        """Return maps of wrong and right answers to the main dataset's questions by the model that gave them."""
+        if self._predictor is None:  # every answer was there already
+            self._predictor = _own_predictor(self.cfg, self.world, self._identity)
+        if not isinstance(self._predictor, OwnPredictor):
+            raise TypeError("the settings' check lets no other predictor through")
+        of_questions = [p for p in predictions if p.item.task in (CHOICE.name, FREE.name) and p.run == 0]
+        own = [p for p in of_questions if p.item.dataset not in self.cfg.unrelated]
+        return answer_maps(self._predictor.mapper(), own, method)

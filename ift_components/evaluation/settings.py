@@ -9,6 +9,7 @@ from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
 from ift_components.models.pictures import RESIZING
 from ift_components.models.tile_padding import LAYOUTS
+from ift_components.saliency.methods import method_of
 from ift_components.training.settings import parse_dtype
 
 SCORINGS = ("generate", "logits", "both")
@@ -80,6 +81,7 @@ class EvalSettings:
         max_new_tokens: longest generated answer in tokens.
         temperature: 0 is greedy.
         top_p: sampled tokens are drawn from the most probable ones that together reach this probability.
+        saliency: method of the maps that the page shows of some wrong and right answers, such as `relevance`; null shows none.
         n_runs: answers to each multiple-choice question; more than one needs a temperature above 0.
         seed: seed of sampling and of the bootstrap.
         bootstrap: replicates behind every interval.
@@ -114,6 +116,7 @@ class EvalSettings:
     max_new_tokens: int = 50
     temperature: float = 0.0
     top_p: float = 1.0
+    saliency: str | None = None
     n_runs: int = 1
     seed: int = 0
     bootstrap: int = 10_000
@@ -162,6 +165,8 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
         )
+    if cfg.saliency is not None:
+        method_of(cfg.saliency, "saliency").check_library("saliency")
     if cfg.predictor is not None:
         _check_own_keys(cfg)
     parse_dtype(cfg.dtype)
@@ -187,7 +192,7 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize")
+    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize", "saliency")
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):

@@ -109,7 +109,9 @@ class Maps:
         data = load_questions(cfg.data, cfg.split)
         missing = data.missing_images()
         if missing:
-            raise DataError(f"{cfg.data}: {len(missing)} questions of split '{cfg.split}' have no image; prepare it again")
+            raise DataError(
+                f"{cfg.data}: {len(missing)} questions of split '{cfg.split}' have no image; prepare it again"
+            )
         texts = data.remove_columns("image")
         rows = [_row(row, index) for index, row in enumerate(texts)]
         chosen = _chosen(rows, cfg.samples, f"{cfg.data}, split '{cfg.split}',")
@@ -130,7 +132,9 @@ class Maps:
         if self.cfg.layer is None and self.cfg.head is None:
             return
         if "attention" not in self.cfg.methods:
-            raise ConfigError("layer and head: only method 'attention' has them; add it to methods, or set them to null")
+            raise ConfigError(
+                "layer and head: only method 'attention' has them; add it to methods, or set them to null"
+            )
         asked = mapper.walk.ask("?", "?")
         size = mapper.picture.size
         pixels = mapper.pixels(Image.new("RGB", (size, size)))
@@ -183,13 +187,23 @@ class Maps:
                 maps[method] = mapper.explain_pixels(pixels, asked, method, **self._choice(method))
                 is_split = METHODS[method].by_token and method != "attention"  # whose page reads the raw weights
                 tokens = range(len(asked.answer))
-                whole[method] = mapper.explain_pixels(pixels, asked, method, tokens=tokens) if is_split else maps[method]
+                whole[method] = (
+                    mapper.explain_pixels(pixels, asked, method, tokens=tokens) if is_split else maps[method]
+                )
             raw = mapper.cross_attention(pixels, asked) if "attention" in self.cfg.methods else None
             _write_arrays(folder / "samples" / f"{name}.npz", maps, raw, asked.pieces if shown else None)
             if shown:
                 for method, made in maps.items():
-                    overlay(picture, made.grid).save(folder / "samples" / f"{name}.{method}.png")
-                write_sample(folder / "samples" / f"{name}.html", sample, mapper.picture.squash(picture), whole, maps, raw, checks)
+                    overlay(mapper.canvas(picture), made.grid).save(folder / "samples" / f"{name}.{method}.png")
+                write_sample(
+                    folder / "samples" / f"{name}.html",
+                    sample,
+                    mapper.canvas(picture),
+                    by_token=whole,
+                    maps=maps,
+                    raw=raw,
+                    checks=checks,
+                )
         return samples
 
     def _choice(self, method: str) -> dict[str, Any]:

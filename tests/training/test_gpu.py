@@ -24,7 +24,9 @@ def losses(tune, prepared, tmp_path):
     def run(*options):
         out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         common = [f"data={prepared}", f"output_dir={out}", "max_steps=3", "batch_size=4", "num_workers=0"]
-        tune("ift_recipe", "--config", "tiny_ift.yaml", *common, *options, cwd=tmp_path, real=True)  # CUDA is lost in a fork
+        tune(
+            "ift_recipe", "--config", "tiny_ift.yaml", *common, *options, cwd=tmp_path, real=True
+        )  # CUDA is lost in a fork
         return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
     return run
