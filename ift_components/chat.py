@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from ift_components.config import without_credentials
 from ift_components.errors import ConfigError, UserError
 
 Tag = TypeVar("Tag")
@@ -101,7 +102,8 @@ class ChatClient:
         api_key_env: str | None = None,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"{where}.base_url: '{base_url}' does not start with http:// or https://")
+            address = without_credentials(base_url)
+            raise ConfigError(f"{where}.base_url: '{address}' does not start with http:// or https://")
         for name, value, least in (("concurrency", concurrency, 1), ("timeout", timeout, 0), ("retries", retries, 0)):
             if value < least:
                 raise ConfigError(f"{where}.{name}: {value} is below {least}")
@@ -111,14 +113,15 @@ class ChatClient:
         self.where, self._base_url = where, base_url.rstrip("/")
         self._concurrency, self._timeout = concurrency, timeout
         self._retries, self._backoff = retries, wait_exponential_jitter(backoff, _LONGEST_WAIT, jitter=backoff)
-        self._key = os.environ[api_key_env] if api_key_env else None
+        self._key = os.environ[api_key_env].strip() if api_key_env else None
+        login = urlsplit(self._base_url)
+        self._secrets = [secret for secret in (self._key, login.password) if secret]
         self._answered = False
 
     @property
     def address(self) -> str:
         """The server's address without user name and password."""
-        parts = urlsplit(self._base_url)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return without_credentials(self._base_url)
 
     @property
     def is_local(self) -> bool:
@@ -189,9 +192,9 @@ class ChatClient:
         try:
             text: str = await retrying(self._post, client, body)
         except _Refused as refusal:
-            return Reply(None, time.perf_counter() - begin, self._hide(str(refusal)))
+            return Reply(None, time.perf_counter() - begin, str(refusal))
         except _Passing as trouble:
-            reason = f"no answer in {self._retries + 1} attempts; the last: {self._hide(str(trouble))}"
+            reason = f"no answer in {self._retries + 1} attempts; the last: {trouble}"
             if not self._answered:
                 raise UserError(f"{self.where}.base_url: {self.address} gave {reason}") from trouble
             return Reply(None, time.perf_counter() - begin, reason, passing=True)
@@ -218,18 +221,18 @@ class ChatClient:
         except (TimeoutError, httpx.TimeoutException) as error:
             raise _Passing(f"no reply within {self._timeout:g} s") from error
         except httpx.TransportError as error:
-            raise _Passing(f"no connection ({error})") from error
+            raise _Passing(f"no connection ({self._hide(str(error))})") from error
         self._check_status(reply)
         return self._content(reply)
 
     def _check_status(self, reply: httpx.Response) -> None:
-        status, text = reply.status_code, f"status {reply.status_code}: {_short(reply.text)}"
+        status, text = reply.status_code, f"status {reply.status_code}: {self._short(reply.text)}"
         if status in (_TIMED_OUT, _TOO_MANY) or status >= _SERVER_ERROR:
             after = reply.headers.get("retry-after", "")
             raise _Passing(text, float(after) if after.isdigit() else None)
         if status in (_UNAUTHORISED, _PAYMENT, _NOT_FOUND, _NOT_ALLOWED):
             raise UserError(
-                f"{self.where}.base_url: {self.address} refuses every request for '{self.model}' with {self._hide(text)}"
+                f"{self.where}.base_url: {self.address} refuses every request for '{self.model}' with {text}"
             )
         if status >= _BAD:
             raise _Refused(text)
@@ -241,14 +244,17 @@ class ChatClient:
             text, reason = message.get("content"), message.get("refusal") or choice.get("finish_reason")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             kind = reply.headers.get("content-type", "no content type")
-            raise _Passing(f"a reply that is no chat completion ({kind}): {_short(reply.text)}") from error
+            raise _Passing(f"a reply that is no chat completion ({kind}): {self._short(reply.text)}") from error
         if not isinstance(text, str):
-            raise _Refused(f"a reply without text ({_short(str(reason))})")
+            raise _Refused(f"a reply without text ({self._short(str(reason))})")
         return text
 
     def _hide(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        """Return a server's text without the key and without the address's user name and password."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
-
-def _short(text: str) -> str:
-    return " ".join(text[:_SHOWN].split())
+    def _short(self, text: str) -> str:
+        # Hidden first: a key that is cut in two would not be found any more.
+        return " ".join(self._hide(text)[:_SHOWN].split())

@@ -10,6 +10,8 @@ import functools
 import inspect
 import os
 import pkgutil
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -264,6 +266,24 @@ def command(load: Callable[[str, list[str]], Loaded]) -> Callable[[Callable[[Loa
         return run
 
     return decorate
+
+
+def command_line() -> str:
+    """Return the command that this process runs, as one would type it, without passwords in addresses."""
+    program, arguments = Path(sys.argv[0]), sys.argv[1:]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    words = [program.name]
+    if program.stem.endswith("_recipe"):
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        words = ["tune", "run", *(["--nproc_per_node", processes] if processes != "1" else []), program.stem]
+    elif module is not None and module.name and not module.name.startswith("pytest"):
+        words = ["python", "-m", module.name.removesuffix(".__main__")]
+    return without_credentials(shlex.join([*words, *arguments]))
+
+
+def without_credentials(text: str) -> str:
+    """Return text whose web addresses have lost user name and password."""
+    return re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#'\"]*@", r"\1", text)
 
 
 def entry_point(settings: type[Settings]) -> Callable[[Callable[[Settings], None]], Callable[[], None]]:

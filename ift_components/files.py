@@ -107,9 +107,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON that is always valid UTF-8: lone surrogates, which a tokenizer can give, are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path`, complete or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2))
 
 
 def sha256(path: Path) -> str:

@@ -127,6 +127,23 @@ def share_interval(
     return bootstrap_interval(values, clusters, draws=draws, seed=seed)
 
 
+def mean_interval(estimates: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the interval of the mean of independent estimates from their own intervals (MOVER, Zou and Donner 2008).
+
+    With m estimates p_i of intervals l_i to u_i: mean - sqrt(sum (p_i - l_i)^2) / m to mean + sqrt(sum (u_i - p_i)^2) / m.
+    It keeps the width that the parts have where a bootstrap degenerates, e.g. where all of a class are right.
+
+    Args:
+        estimates: the parts' estimates.
+        intervals: their intervals, all of one level, which the result has too.
+    """
+    number, middle = len(estimates), mean(estimates)
+    pairs = list(zip(estimates, intervals, strict=True))
+    below = sum((value - low) ** 2 for value, (low, _) in pairs) ** 0.5 / number
+    above = sum((high - value) ** 2 for value, (_, high) in pairs) ** 0.5 / number
+    return middle - below, middle + above
+
+
 def bootstrap_cells(
     values: Sequence[float],
     clusters: Sequence[Hashable],

@@ -120,18 +120,38 @@ def _read(path: Path) -> tuple[bytes, Image.Image, list[str]]:
                 from ift_components.data.dicom import decode_dicom  # noqa: PLC0415 (pydicom is slow to import)
 
                 return data, decode_dicom(data, MAX_PIXELS), ["DICOM windowed to 8 bits"]
-            return data, _decode(data, done), done
+            return data, _decode(data, done, MAX_PIXELS), done
     except DataError:
         raise
     except Exception as error:
         raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
 
 
-def _decode(data: bytes, done: list[str]) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Return an image file's picture as plain 8-bit RGB or grey, as a prepared folder would hold it.
+
+    Args:
+        data: the file's bytes, in one of `FORMATS`.
+        max_pixels: a larger image is refused before it is decoded.
+
+    Raises:
+        DataError: if it cannot be decoded, is animated or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(data, [], max_pixels)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise DataError(f"cannot be decoded: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+
+def _decode(data: bytes, done: list[str], max_pixels: int) -> Image.Image:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise DataError(f"has {image.width}x{image.height} pixels, expected at most {max_pixels:,} in all; reduce it")
     frames = getattr(image, "n_frames", 1)
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"has {image.width}x{image.height} pixels, expected at most {MAX_PIXELS:,} in all; reduce it")
     if frames > 1 and image.format != "MPO":  # MPO: a photo with its preview
         raise DataError(f"is animated or has several pages ({frames}); extract the one that is meant")
     image.load()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from ift_components.data.headers import Header, read_header
+from ift_components.data.matching import named
 from ift_components.data.schema import EMPTY_REPORT, UNSET, Attribute, Schema
 from ift_components.data.splitting import NAMES
 from ift_components.errors import DataError
@@ -18,10 +19,15 @@ MARKS = ("x", "✓", "✔", "✗", "•", "*", "+", "1", "yes", "y", "true")  # 
 PAIRS = (
     ("yes", "no"), ("y", "n"), ("true", "false"), ("t", "f"), ("1", "0"), ("1.0", "0.0"), ("positive", "negative"),
     ("pos", "neg"), ("p", "n"), ("present", "absent"), ("+", "-"), ("x", "o"), ("ja", "nein"), ("oui", "non"),
+    ("j", "n"), ("o", "n"), ("s", "n"),
 )  # fmt: skip
+_CODED = (("p", "n"), ("o", "n"), ("s", "n"))  # flags only where the header says so: letters may stand for anything
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _ID_NAME = re.compile(r"\b(id|ids|uid|mrn|nr|no|number|patient|accession|case|file|filename|path)\b", re.IGNORECASE)
+_TEXT_NAME = re.compile(
+    r"(comment|remark|note|kommentar|bemerkung|anmerkung|remarque|free ?text|freitext)s?(en|e)?\b", re.IGNORECASE
+)
 _FEW_ROWS, _LONG, _REPEATS = 5, 60, 0.5
 COVERED = 0.9  # share of rows in which one of several columns must hold for them to be one attribute
 
@@ -65,7 +71,7 @@ def infer_schema(
         names: the columns to look at.
         notes: takes a line about every column that is left out, not asked or joined with others.
         chosen: whether the user named these columns, so that none may be left out.
-        private: leave values out of the notes.
+        private: leave values out of the notes, and name columns by their place.
         empty_report: the report of an image of which nothing holds.
 
     Raises:
@@ -74,11 +80,12 @@ def infer_schema(
     columns = []
     for name in names:
         column = _column(rows, name)
-        fault = _fault(column, chosen=chosen)
+        title = named(name, rows[0], private=True) if private else f"'{column.header.name}'"
+        fault = _fault(column, chosen=chosen, private=private)
         if fault and chosen:
             raise DataError(f"column '{name}' {fault}; take it out of builder.attributes, or give a schema")
         if fault:
-            notes.append(f"column '{column.header.name}' {fault}: not taken for an attribute")
+            notes.append(f"column {title} {fault}: not taken for an attribute")
         else:
             columns.append(column)
     attributes = []
@@ -90,8 +97,8 @@ def infer_schema(
             attributes.append(_attribute(columns[0], notes, private=private))
         columns = columns[max(1, len(group)) :]
     if not attributes:
-        listed = ", ".join(repr(read_header(name).name) for name in names)
-        raise DataError(f"no column of {listed} can be an attribute: expected 1 to {MAX_VALUES} values")
+        listed = f"{len(names)} columns" if private else ", ".join(repr(read_header(name).name) for name in names)
+        raise DataError(f"none of {listed} can be an attribute: expected 1 to {MAX_VALUES} values")
     return Schema(_unique(attributes), empty_report=empty_report)
 
 
@@ -102,21 +109,23 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> _Column:
     return _Column(name, read_header(name), values, tuple(value for value in absent if value in counts))
 
 
-def _fault(column: _Column, *, chosen: bool) -> str:
+def _fault(column: _Column, *, chosen: bool, private: bool) -> str:
     """Return why a column cannot be an attribute; empty if it can."""
     values = column.values
     if not chosen and sum(bool(_DATE.match(value)) for value in values) > len(values) / 2:
         return "looks like dates"
     if not values or len(values) > MAX_VALUES:
         return f"has {len(values)} different values" + (f", expected 1 to {MAX_VALUES}" if chosen else "")
-    return "" if chosen or column.header.legend else _looks_like(column)
+    return "" if chosen or column.header.legend else _looks_like(column, private=private)
 
 
-def _looks_like(column: _Column) -> str:
+def _looks_like(column: _Column, *, private: bool) -> str:
     """Return what a column looks like instead of an attribute; empty if it looks like one."""
     values = column.values
     if all(value.casefold() in NAMES for value in values) and len(values) > 1:
-        return f"looks like a split (builder.split_column={column.column})"
+        return "looks like a split" + ("" if private else f" (builder.split_column={column.column})")
+    if _TEXT_NAME.search(column.header.name) and any(" " in value for value in values):
+        return "looks like free text"
     mostly_different = len(values) >= _FEW_ROWS and len(values) / column.filled > _REPEATS
     if mostly_different or (len(values) > 2 and _ID_NAME.search(column.header.name)):  # noqa: PLR2004
         if all(_NUMBER.fullmatch(value) for value in values) and not _ID_NAME.search(column.header.name):
@@ -134,7 +143,7 @@ def _flag_words(column: _Column) -> tuple[list[str], list[str]] | None:
     if len(folded) == 1 and folded <= set(MARKS) and "" in column.absent:
         return column.values, [""]
     for yes, no in PAIRS:
-        coded = (yes, no) != ("p", "n") or {code.casefold() for code in column.header.codes} == {"p", "n"}
+        coded = (yes, no) not in _CODED or {code.casefold() for code in column.header.codes} == {yes, no}
         if folded == {yes, no} and coded:
             return ([v for v in column.values if v.casefold() == yes], [v for v in column.values if v.casefold() == no])
     return None

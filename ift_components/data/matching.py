@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ift_components.data.problems import Problems
@@ -97,13 +98,19 @@ class ImageIndex:
         return Counter(self.candidates(value)[0] for value in values)
 
 
-def image_column(index: ImageIndex, rows: Sequence[Mapping[str, str]], table: str) -> str:
+def named(column: str, columns: Iterable[str], *, private: bool) -> str:
+    """Return how a message names a column: of a private table by its place, for without a header it is a cell's text."""
+    return f"number {list(columns).index(column) + 1}" if private else repr(column)
+
+
+def image_column(index: ImageIndex, rows: Sequence[Mapping[str, str]], table: str, *, private: bool = False) -> str:
     """Return the column of a table whose values are the folder's images.
 
     Args:
         index: the folder's images.
         rows: the table's rows.
         table: the table's name, for messages.
+        private: name no column.
 
     Raises:
         DataError: if there is none, or two columns name images equally well but not the same ones.
@@ -112,32 +119,36 @@ def image_column(index: ImageIndex, rows: Sequence[Mapping[str, str]], table: st
     for column in rows[0]:
         values = [row[column] for row in rows if row[column]]
         distinct = set(values)
-        named = sum(count for level, count in index.matches(distinct).items() if level)
+        recognised = sum(count for level, count in index.matches(distinct).items() if level)
         # One row an image: a column of few values that happen to be names of files is none.
         shares[column] = (
-            named / len(distinct) * len(values) / len(rows) if distinct and 2 * len(distinct) > len(values) else 0
+            recognised / len(distinct) * len(values) / len(rows) if distinct and 2 * len(distinct) > len(values) else 0
         )
     best = max(shares, key=lambda column: shares[column])
+    name = partial(named, columns=list(shares), private=private)
     if shares[best] < ENOUGH:
         if "image" in rows[0]:
             return "image"  # what the column is called by default: its rows say what is missing
         raise DataError(
             f"{table}: no column names the images in builder.root ({len(index.files)} image files); the nearest is "
-            f"{best!r}, of whose values {shares[best]:.0%} are files; name it with builder.image_column"
+            f"{name(best)}, of whose values {shares[best]:.0%} are files; name it with builder.image_column"
         )
     for other in (column for column in shares if column != best and shares[column] == shares[best]):
         pairs = ((index.candidates(row[best])[1], index.candidates(row[other])[1]) for row in rows)
         if any(first != second for first, second in pairs):
-            raise DataError(f"{table}: both {best!r} and {other!r} name images; choose with builder.image_column")
+            raise DataError(
+                f"{table}: both {name(best)} and {name(other)} name images; choose with builder.image_column"
+            )
     return best
 
 
-def matching_note(index: ImageIndex, column: str, values: Sequence[str]) -> str:
-    """Return a sentence on how the images were found."""
+def matching_note(index: ImageIndex, column: str, rows: Sequence[Mapping[str, str]], *, private: bool = False) -> str:
+    """Return a sentence on how the images that a table's column names were found."""
+    values = [row[column] for row in rows]
     counts = index.matches(values)
     missing = counts.pop("", 0)
     ways = ", ".join(f"{count} by {level}" for level, count in counts.most_common()) or "none"
     used = {name for value in values for name in index.candidates(value)[1]}
     idle = len(index.files) - len(used)
     more = (f"; {missing} not found" if missing else "") + (f"; {idle} image files are named by no row" if idle else "")
-    return f"images are named by column {column!r}: {ways}{more}"
+    return f"images are named by column {named(column, rows[0], private=private)}: {ways}{more}"

@@ -28,7 +28,7 @@ def schema_yaml(schema: Schema, notes: Sequence[str] = ()) -> str:
         notes: what was found out about the table, as comments.
     """
     comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
-    text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
     return _HEADER + comments + text
 
 

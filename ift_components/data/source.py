@@ -16,6 +16,7 @@ from ift_components.errors import ConfigError, DataError
 ImageStore = Literal["embed", "path"]
 OnBadRow = Literal["error", "skip"]
 QuestionKind = Literal["choice", "closed", "open"]
+_SWITCHES = ("follow_links", "private")  # arguments that every builder takes
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,18 @@ def builder(function: Callable[..., Source]) -> Callable[..., Source]:
 
     Arguments are checked against their annotations, and `root` is made absolute. A parameter `options` that is annotated
     with a dataclass stands for its fields: the builder takes each of them as a keyword. Every builder also takes
-    `follow_links`: whether images may lie where a link inside the folder leads.
+    `follow_links` and `private` (see `Source`); one that reads tables itself, before the records are asked for, has a
+    parameter `private`.
     """
     own = inspect.signature(function, eval_str=True)
     group = own.parameters["options"].annotation if "options" in own.parameters else None
     shared = inspect.signature(group, eval_str=True).parameters if group else {}
     parameters = [p for name, p in own.parameters.items() if name != "options"]
     parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shared.values()]
-    links = inspect.Parameter("follow_links", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-    flat = own.replace(parameters=[*(p for p in parameters if p.name != "follow_links"), links])
+    switches = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool) for name in _SWITCHES
+    ]
+    flat = own.replace(parameters=[*(p for p in parameters if p.name not in _SWITCHES), *switches])
 
     @functools.wraps(function)
     def build(*args: Any, **kwargs: Any) -> Source:
@@ -142,12 +146,17 @@ def builder(function: Callable[..., Source]) -> Callable[..., Source]:
         for name, value in bound.arguments.items():
             check_argument(f"builder.{name}", value, flat.parameters[name].annotation)
         bound.arguments["root"] = str(find_root(bound.arguments["root"]))
-        follow_links = bound.arguments["follow_links"]
-        arguments = {name: v for name, v in bound.arguments.items() if name not in shared and name != "follow_links"}
+        arguments = {name: value for name, value in bound.arguments.items() if name in own.parameters}
         if group:
             arguments["options"] = group(**{name: bound.arguments[name] for name in shared})
         source = function(**arguments)
-        return replace(source, name=function.__name__, arguments=dict(bound.arguments), follow_links=follow_links)
+        return replace(
+            source,
+            name=function.__name__,
+            arguments=dict(bound.arguments),
+            follow_links=bound.arguments["follow_links"],
+            private=source.private or bound.arguments["private"],
+        )
 
     build.__signature__ = flat  # type: ignore[attr-defined]
     return build

@@ -46,7 +46,7 @@ def _require_unique(path: Path, header: list[str], *, private: bool) -> None:
 def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
     """Yield the line number (of a row's end) and the cells of each row of a CSV file, as text and as they stand.
 
-    A byte-order mark is dropped; names in the header and cells lose surrounding white space and line breaks; quoted
+    A byte-order mark is dropped; names in the header lose line breaks, cells surrounding white space; quoted
     line breaks are read; `NA`, `nil` and the like stay what they are.
 
     Args:
@@ -60,7 +60,7 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [" ".join(name.split()) for name in next(reader, [])]
             _require_unique(path, header, private=problems.private)
             require_columns(path, header, columns, private=problems.private)
             for cells in reader:
@@ -132,6 +132,8 @@ def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Ite
 def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Yield some columns of a large CSV file, plain or gzipped, as text, holding a few megabytes in memory.
 
+    No message quotes a cell, nor a header, which may be a first row.
+
     Raises:
         DataError: for a missing column or a malformed file.
     """
@@ -139,7 +141,7 @@ def stream_columns(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, 
     parse = pa.csv.ParseOptions(newlines_in_values=True)
     try:
         with (gzip.open if path.suffix == ".gz" else Path.open)(path, "rt", encoding="utf-8-sig") as file:
-            require_columns(path, next(csv.reader([file.readline()]), []), columns)
+            require_columns(path, next(csv.reader([file.readline()]), []), columns, private=True)
         convert = pa.csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
         )

@@ -41,7 +41,7 @@ def read_cells(path: Path, problems: Problems) -> tuple[list[str], Iterator[tupl
         _repeat_merged(sheet)
     except Exception as error:
         raise DataError(f"{path.name} is not a readable XLSX workbook ({type(error).__name__})") from error
-    header = [cell_text(cell.value) for cell in sheet[1]] if sheet.max_row else []
+    header = [" ".join(cell_text(cell.value).split()) for cell in sheet[1]] if sheet.max_row else []
     while header and not header[-1]:
         header.pop()  # columns that were only formatted
 

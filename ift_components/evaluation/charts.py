@@ -1,22 +1,43 @@
 """Pictures and tables that the result pages share."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ift_components.files import atomic_path
-from ift_components.pages import data_url, tex
+from ift_components.pages import data_url, printable, tex
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
+_MARKS = (("#111111", "solid"), ("#777777", "dotted"), ("#c98a1b", "dashed"))  # colour and style of each mark
 _FEWEST_AXES = 3  # a radar chart of fewer is no area
 PAPER_DATASETS = ("SKINCON", "WBCAtt", "CBIS")
+Bar = tuple[float, tuple[float, float]]  # a share and its interval
 
 
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Draw names as they are: matplotlib would read what stands between dollar signs as a formula, and refuse a wrong one."""
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        yield
+
+
+def _legend(figure: Figure, artists: Sequence[Any], columns: int = 3) -> None:
+    # Labels are put in afterwards: matplotlib leaves out those that begin with an underscore.
+    place = {"loc": "lower center", "ncols": columns, "fontsize": 8, "frameon": False}
+    legend = figure.legend(artists, ["-"] * len(artists), **place)
+    for text, artist in zip(legend.get_texts(), artists, strict=True):
+        text.set_text(artist.get_gid())
+
+
+@_plain_text()
 def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]) -> str | None:
     """Draw accuracies by attribute as a radar chart, like the paper's Fig. 5.
 
@@ -40,23 +61,93 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
     for index, (label, values) in enumerate(lines.items()):
         heights = [100 * values[name] for name in names]
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(closed, [*heights, heights[0]], color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
+        axes.plot(
+            closed, [*heights, heights[0]], color=colour, linewidth=2, marker="o", markersize=3.5, gid=printable(label)
+        )
         axes.fill(closed, [*heights, heights[0]], color=colour, alpha=0.12)
     heights = [100 * baseline[name] for name in names]
-    axes.plot(closed, [*heights, heights[0]], color="#777777", linewidth=1, linestyle="--", label="chance")
-    axes.set_xticks(angles, [name.replace(" ", "\n") for name in names], fontsize=8)
+    axes.plot(closed, [*heights, heights[0]], color="#777777", linewidth=1, linestyle="--", gid="chance")
+    axes.set_xticks(angles, [printable(name.replace(" ", "\n")) for name in names], fontsize=8)
     axes.tick_params(axis="x", pad=14)
     axes.set_ylim(0, 100)
     axes.set_yticks([20, 40, 60, 80, 100])
     axes.tick_params(axis="y", labelsize=7, colors="#666666")
     axes.grid(color="#dddddd")
     axes.spines["polar"].set_color("#cccccc")
-    figure.legend(loc="lower center", ncols=3, fontsize=8, frameon=False)
+    _legend(figure, axes.lines)
     figure.subplots_adjust(left=0.12, right=0.88, top=0.9, bottom=0.16)
+    return _picture(canvas)
+
+
+def _picture(canvas: FigureCanvasAgg) -> str:
     canvas.draw()
     return data_url(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 
+@_plain_text()
+def interval_bars(
+    groups: Mapping[str, Mapping[str, Bar]],
+    marks: Mapping[str, Mapping[str, float | None]],
+    *,
+    axis: str = "accuracy, %",
+) -> str:
+    """Draw shares as horizontal bars with their intervals, a row a name and a bar a method; lines show what is reached anyway.
+
+    Args:
+        groups: for each method, share and interval (0 to 1) by name, e.g. attribute; all have the same names.
+        marks: for each line's label, e.g. a training prior, its share by name; None where there is none.
+        axis: the axis' title.
+
+    Returns:
+        The chart as a data URL.
+    """
+    names = list(next(iter(groups.values())))
+    thickness = 0.8 / len(groups)
+    row = max(0.42, 0.19 * len(groups))
+    height = 1.1 + row * len(names) + 0.2 * ((len(groups) + len(marks) + 2) // 3)
+    figure = Figure(figsize=(6.4, height), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for index, (label, bars) in enumerate(groups.items()):
+        places = [place + (index - (len(groups) - 1) / 2) * thickness for place in range(len(names))]
+        shares = [100 * bars[name][0] for name in names]
+        # Rounding may put an interval's end a hair inside of the estimate.
+        below = [max(0.0, share - 100 * bars[name][1][0]) for share, name in zip(shares, names, strict=True)]
+        above = [max(0.0, 100 * bars[name][1][1] - share) for share, name in zip(shares, names, strict=True)]
+        colour = COLOURS[index % len(COLOURS)]
+        error = {"ecolor": "#333333", "elinewidth": 1, "capsize": min(3.0, 8 * thickness)}
+        drawn = axes.barh(places, shares, thickness * 0.9, color=colour, xerr=[below, above], error_kw=error)
+        drawn.patches[0].set(gid=printable(label))
+    for (label, values), (colour, style) in zip(marks.items(), _MARKS, strict=False):
+        given = [(place, 100 * value) for place, name in enumerate(names) if (value := values[name]) is not None]
+        if given:
+            low, high = ([place + side * 0.44 for place, _ in given] for side in (-1, 1))
+            axes.vlines(
+                [share for _, share in given],
+                low,
+                high,
+                colors=colour,
+                linestyles=style,
+                linewidth=1.8,
+                zorder=4,
+                gid=printable(label),
+            )
+    axes.set_yticks(
+        range(len(names)), [textwrap.shorten(printable(name), 30, placeholder="...") for name in names], fontsize=8
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="#e3e3e3")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _legend(figure, [artist for artist in (*axes.patches, *axes.collections) if artist.get_gid()])
+    figure.tight_layout(rect=(0, (0.25 + 0.2 * ((len(groups) + len(marks) + 2) // 3)) / height, 1, 1))
+    return _picture(canvas)
+
+
+@_plain_text()
 def grouped_bars(scores: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
     """Draw scores as groups of bars, a group a measure and a bar a run, and write them as a PNG.
 
@@ -73,14 +164,15 @@ def grouped_bars(scores: Mapping[str, Mapping[str, float]], path: Path, *, title
     for index, (label, values) in enumerate(scores.items()):
         places = [place + (index - (len(scores) - 1) / 2) * width for place in range(len(measures))]
         heights = [values[name] for name in measures]
-        bars = axes.bar(places, heights, width * 0.92, color=COLOURS[index % len(COLOURS)], label=label)
+        bars = axes.bar(places, heights, width * 0.92, color=COLOURS[index % len(COLOURS)])
+        bars.patches[0].set_gid(printable(label))
         axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=1)
-    axes.set_xticks(range(len(measures)), measures)
+    axes.set_xticks(range(len(measures)), [printable(name) for name in measures])
     axes.set_ylim(0, 1.08)
     axes.set_ylabel("share of answers")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(printable(title), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="lower center", ncols=len(scores), fontsize=8, frameon=False)
+    _legend(figure, [artist for artist in axes.patches if artist.get_gid()], len(scores))
     figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.18)
     with atomic_path(path) as temporary:
         canvas.print_figure(temporary, format="png")

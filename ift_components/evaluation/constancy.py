@@ -8,6 +8,7 @@ from typing import Any
 from ift_components.data.prepared import load_questions, load_reports, read_manifest
 from ift_components.data.schema import Schema
 from ift_components.evaluation.records import Prediction
+from ift_components.evaluation.text_metrics import normalise
 from ift_components.statistics import mean
 
 CONSTANT = 0.95  # share of one answer from which answers count as constant
@@ -33,6 +34,21 @@ def training_answers(data: str | Path) -> dict[str, Counter[str]]:
             for item in row["attributes"] or ():
                 if item["name"] in attributes:
                     answers[item["name"]][attributes[item["name"]].text(item["value"])] += 1
+    return dict(answers)
+
+
+def training_texts(data: str | Path) -> dict[tuple[str, str], Counter[str]]:
+    """Return how often each text is the answer of open and closed training questions, by attribute and kind.
+
+    Args:
+        data: a prepared folder; one without a training split gives nothing.
+    """
+    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    if read_manifest(data)["counts"]["questions"].get("train"):
+        for row in load_questions(data, "train").remove_columns("image"):
+            kind = row.get("kind") or "choice"  # folders of format 1 hold nothing else
+            if kind != "choice":
+                answers[row["attribute"], kind][normalise(str(row["answer_text"] or ""))] += 1
     return dict(answers)
 
 

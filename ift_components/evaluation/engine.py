@@ -44,6 +44,18 @@ class EncodedImages:
     features: Tensor
     keys_values: list[ImageKeysValues]
 
+    def select(self, images: Sequence[int]) -> "EncodedImages":
+        """Return the images with these numbers, an image as often as it is named."""
+        return EncodedImages(self.features[list(images)], [layer.select(images) for layer in self.keys_values])
+
+    @staticmethod
+    def join(parts: "Sequence[EncodedImages]") -> "EncodedImages":
+        """Return images that were encoded apart, all of the same number of image tokens, as one set."""
+        layers = zip(*(part.keys_values for part in parts), strict=True)
+        return EncodedImages(
+            torch.cat([part.features for part in parts]), [ImageKeysValues.join(layer) for layer in layers]
+        )
+
 
 @dataclass
 class State:
@@ -155,15 +167,69 @@ class Engine:
         sampling = sampling or Sampling()
         uniform = None
         if sampling.temperature > 0:
-            uniform = _uniform(sampling.seeds, max_new_tokens).to(self.device)
+            uniform = uniform_numbers(sampling.seeds, max_new_tokens).to(self.device)
         for step in range(max_new_tokens):
-            token = state.logits.argmax(dim=-1) if uniform is None else _draw(state.logits, sampling, uniform[:, step])
+            token = next_tokens(state.logits, sampling, None if uniform is None else uniform[:, step])
             generated.append(token)
             finished |= torch.isin(token, self._stops)
             if step == max_new_tokens - 1 or bool(finished.all()):
                 break
             self.feed(state, token.unsqueeze(1))
-        return [self._text(row) for row in torch.stack(generated, dim=1).tolist()]
+        return [self.text(row) for row in torch.stack(generated, dim=1).tolist()]
+
+    @torch.inference_mode()
+    def narrow(self, state: State, rows: Sequence[int]) -> None:
+        """Go on with some of the rows alone; what the others held is freed.
+
+        Args:
+            state: a state, which is changed.
+            rows: numbers of the rows that stay, ascending.
+        """
+        each = len(state.padding) // len(state.image.features)
+        images = [row // each for row in rows]
+        named = sorted(set(images))
+        # Rows are laid out as m images with the same number of rows; where that no longer holds, each row has its own copy.
+        is_even = len(rows) % len(named) == 0 and images == [i for i in named for _ in range(len(rows) // len(named))]
+        state.image = state.image.select(named if is_even else images)
+        state.cache.keep(rows, state.image.keys_values)
+        state.logits, state.padding = state.logits[list(rows)], state.padding[list(rows)]
+
+    @torch.inference_mode()
+    def probabilities(
+        self, state: State, prefix: Sequence[int], choices: Sequence[Sequence[tuple[int, Sequence[int]]]]
+    ) -> list[dict[int, float]]:
+        """Force an answer's beginning and return how probable each way to go on is, summed by label.
+
+        A way counts up to the token after which only ways of its own label remain: " B" and " B." are one, " [B" another.
+
+        Args:
+            state: a state; what was fed after the prompts is forgotten.
+            prefix: tokens of the answer's beginning.
+            choices: as in `choose`.
+
+        Returns:
+            For each row the probability of every label; what they lack to 1 went to continuations that are no choice.
+        """
+        sums: list[dict[int, float]] = [dict.fromkeys((label for label, _ in row), 0.0) for row in choices]
+        paths: list[tuple[tuple[int, ...], list[float]]] = [((), [1.0] * len(choices))]
+        while paths:
+            path, reached = paths.pop()
+            self.rewind(state)
+            self.feed(state, torch.tensor([[*prefix, *path]] * len(choices), device=self.device))
+            distribution = state.logits.softmax(dim=-1).cpu()
+            further: dict[tuple[int, ...], list[float]] = {}
+            for row, ways in enumerate(choices):
+                open_ways = [(label, tuple(tokens)) for label, tokens in ways if tuple(tokens[: len(path)]) == path]
+                for token in {tokens[len(path)] for _, tokens in open_ways if len(tokens) > len(path)}:
+                    longer = (*path, token)
+                    labels = {label for label, tokens in open_ways if tokens[: len(longer)] == longer}
+                    probability = reached[row] * float(distribution[row, token])
+                    if len(labels) == 1:
+                        sums[row][labels.pop()] += probability
+                    else:
+                        further.setdefault(longer, [0.0] * len(choices))[row] = probability
+            paths += further.items()
+        return sums
 
     @torch.inference_mode()
     def choose(
@@ -220,15 +286,27 @@ class Engine:
         )
         state.logits = self._model.decoder.unembed(h[:, -1:]).squeeze(1)
 
-    def _text(self, tokens: list[int]) -> str:
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return generated tokens as text, up to the first stop token."""
         stops = set(self._transform.stop_tokens)
         end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
-        return self._transform.tokenizer.decode(tokens[:end], truncate_at_eos=False, skip_special_tokens=True)
+        return self._transform.tokenizer.decode(list(tokens[:end]), truncate_at_eos=False, skip_special_tokens=True)
 
 
-def _uniform(seeds: Sequence[int], count: int) -> Tensor:
+def uniform_numbers(seeds: Sequence[int], count: int) -> Tensor:
     """Return [rows, count] uniform numbers, each row from a generator of its own seed."""
     return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def next_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
+    """Return the next token of each row, [b].
+
+    Args:
+        logits: [b, vocabulary].
+        sampling: how it is chosen.
+        uniform: [b] uniform numbers of this step; None is greedy.
+    """
+    return logits.argmax(dim=-1) if uniform is None else _draw(logits, sampling, uniform)
 
 
 def _draw(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ift_components.data.rows import Rows
 from ift_components.data.wording import letters
 from ift_components.errors import DataError
 from ift_components.evaluation.records import Item
-from ift_components.evaluation.tasks import CHOICE, CONTROL, REPORT, task_of_kind
+from ift_components.evaluation.tasks import CHOICE, CONTROLS, REPORT, task_of_kind
 
 _SHOWN = 10  # bad rows named in an error
 _KINDS = ("choice", "closed", "open")
@@ -33,14 +33,14 @@ def _picture(data: Rows, index: int) -> Image.Image:
 
 
 def _limited(data: Rows, limit: int | None) -> Rows:
-    """Return the first rows, and after them the rest of a rotation group that has been begun."""
+    """Return the first rows, and of the rotation groups that these begin the rest, wherever it stands."""
     if limit is None or limit >= len(data):
         return data
-    end = limit
-    groups = data["circular_group"] if "circular_group" in data.column_names else [None] * len(data)
-    while end < len(data) and groups[end] is not None and groups[end] == groups[end - 1]:
-        end += 1
-    return data.select(range(end))
+    if "circular_group" not in data.column_names:
+        return data.select(range(limit))
+    groups = data["circular_group"]
+    begun = set(groups[:limit]) - {None}
+    return data.select([index for index, group in enumerate(groups) if index < limit or group in begun])
 
 
 def _mistake(row: dict[str, Any], kind: str) -> str | None:
@@ -111,24 +111,28 @@ def question_items(
 
 
 def control_items(items: Sequence[Item]) -> list[Item]:
-    """Return the multiple-choice questions again, each with the pixels of another image.
+    """Return the questions again, each with the pixels of another image.
 
     The images, shuffled by a fixed seed, are moved on by one (a derangement): every image is another's control once. With a
     single image there is nothing to exchange.
 
     Args:
-        items: the items of one dataset.
+        items: the questions of one dataset.
     """
-    choices = [item for item in items if item.task == CHOICE.name]
-    pictures = {item.image_id: item.picture for item in choices}
+    pictures = {item.image_id: item.picture for item in items}
     if len(pictures) <= 1:
         return []
     images = list(pictures)
     random.Random(0).shuffle(images)
     others = dict(zip(images, [*images[1:], images[0]], strict=True))
     return [
-        replace(item, task=CONTROL.name, image_id=others[item.image_id], picture=pictures[others[item.image_id]])
-        for item in choices
+        replace(
+            item,
+            task=CONTROLS[item.task].name,
+            image_id=others[item.image_id],
+            picture=pictures[others[item.image_id]],
+        )
+        for item in items
     ]
 
 

@@ -21,6 +21,7 @@ from torchtune.modules.model_fusion import DeepFusionModel
 from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError
+from ift_components.evaluation.metrics import headline
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.files import atomic_path, require_new_folder, write_json
@@ -249,9 +250,12 @@ class Merging:
         results = Evaluation(settings, self.world).run()
         if results is None:
             raise RuntimeError("blends are compared by one process")
-        row = {measure: results[measure] for measure in MEASURES if measure in results}
+        row = {"accuracy": headline(results)["accuracy"]}
+        row |= {measure: results[measure] for measure in MEASURES if measure in results}
+        if self.cfg.measure not in row:
+            raise ConfigError(f"measure: '{self.cfg.measure}' needs multiple-choice questions; use measure=accuracy")
         if "unrelated" in results:
-            row["unrelated"] = mean(entry["accuracy"] for entry in results["unrelated"].values())
+            row["unrelated"] = mean(headline(entry)["accuracy"] for entry in results["unrelated"].values())
         return row
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,13 +21,16 @@ from ift_components.statistics import (
     bootstrap_cells,
     bootstrap_interval,
     mean,
+    mean_interval,
     mean_sd,
     percentiles,
     rounded,
     share_interval,
+    wilson_interval,
 )
 
 UNPARSED = "unparsed"
+_ZERO = 1e-9
 MAX_CONFUSION = 12  # a larger matrix cannot be read
 
 
@@ -58,6 +61,16 @@ def majority(rows: Sequence[Prediction]) -> float:
     for group in _by(rows, lambda r: r.item.attribute).values():
         right += Counter(row.item.answer_text for row in group).most_common(1)[0][1]
     return right / len(rows)
+
+
+def headline(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return where accuracy and interval stand: multiple-choice questions' at the top level, else the free questions'.
+
+    Args:
+        results: the content of results.json, or of one of its unrelated tasks.
+    """
+    found: Mapping[str, Any] = results if "accuracy" in results else results["free"]
+    return found
 
 
 def circular_accuracy(rows: Sequence[Prediction]) -> float | None:
@@ -155,10 +168,19 @@ def _rates(rows: Sequence[Prediction], priors: Priors, draws: int, seed: int) ->
     return rates
 
 
+def _balanced_interval(rows: Sequence[Prediction], draws: int, seed: int) -> list[float]:
+    """Return the interval of an attribute's balanced accuracy: its classes are other images, so independent."""
+    classes = [[float(row.correct) for row in group] for group in _by(rows, lambda r: r.item.answer_text).values()]
+    images = [[row.item.image_id for row in group] for group in _by(rows, lambda r: r.item.answer_text).values()]
+    intervals = [share_interval(*pair, draws=draws, seed=seed) for pair in zip(classes, images, strict=True)]
+    return list(mean_interval([mean(values) for values in classes], intervals))
+
+
 def _of_attribute(rows: Sequence[Prediction], priors: Priors, draws: int, seed: int) -> dict[str, Any]:
     rates = _rates(rows, priors, draws, seed)
     rates |= {
         "balanced_accuracy": balanced_accuracy(rows),
+        "balanced_interval": _balanced_interval(rows, draws, seed),
         "kappa": kappa(rows),
         "most_frequent_answer": most_frequent_answer(rows),
     }
@@ -189,7 +211,14 @@ def averaged_intervals(rows: Sequence[Prediction], *, draws: int, seed: int) -> 
         by_attribute = [np.nanmean(recalls[:, [owner == name for owner in owners]], axis=1) for name in names]
         balanced = np.nanmean(np.stack(by_attribute), axis=0)
         macro_means = np.nanmean(macro, axis=1)
-    return {"macro": list(percentiles(macro_means)), "balanced": list(percentiles(balanced))}
+    images = len(set(clusters))
+    return {name: _not_degenerate(x, images) for name, x in (("macro", macro_means), ("balanced", balanced))}
+
+
+def _not_degenerate(replicates: Any, images: int) -> list[float]:
+    """Return the replicates' percentile interval, or Wilson's over images where all replicates are the same."""
+    low, high = percentiles(replicates)
+    return list(wilson_interval(low, images)) if high - low < _ZERO else [low, high]
 
 
 def image_control(
@@ -197,8 +226,9 @@ def image_control(
 ) -> dict[str, Any] | None:
     """Return what is left of the accuracy when the same questions come with another image's pixels.
 
-    `accuracy` of the control, `balanced_accuracy` (mean over attributes), and `difference`: accuracy with the right image
-    less that with another, which is what was read from the image, with its interval.
+    `accuracy` of the control and `difference`: accuracy with the right image less that with another, which is what was read
+    from the image, with its interval. Of multiple-choice questions also `balanced_accuracy` (mean over attributes) and the
+    accuracy by attribute.
 
     Args:
         rows: the answers about the right images; the first run of each question counts.
@@ -208,19 +238,23 @@ def image_control(
     """
     if not controls:
         return None
-    first = {row.item.id: row for row in rows if row.run == 0}
-    pairs = [(first[control.item.id], control) for control in controls]
+    first = {(row.item.dataset, row.item.id): row for row in rows if row.run == 0}
+    pairs = [(first[control.item.dataset, control.item.id], control) for control in controls]
     gains = [float(row.correct) - float(control.correct) for row, control in pairs]
     clusters = [row.item.image_id for row, _ in pairs]
-    groups = _by(controls, lambda control: control.item.attribute)
     scores = [float(control.correct) for control in controls]
-    return {
+    left: dict[str, Any] = {
         "questions": len(pairs),
         "accuracy": mean(scores),
         "interval": list(share_interval(scores, clusters, draws=draws, seed=seed)),
-        "balanced_accuracy": mean(balanced_accuracy(group) for group in groups.values()),
         "difference": mean(gains),
         "difference_interval": list(bootstrap_interval(gains, clusters, draws=draws, seed=seed)),
+    }
+    if not controls[0].item.options:
+        return left
+    groups = _by(controls, lambda control: control.item.attribute)
+    return left | {
+        "balanced_accuracy": mean(balanced_accuracy(group) for group in groups.values()),
         "attributes": {name: mean(float(c.correct) for c in group) for name, group in sorted(groups.items())},
     }
 

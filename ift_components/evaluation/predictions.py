@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from ift_components.errors import UserError
 from ift_components.evaluation.records import Key, Prediction, line_key
-from ift_components.files import require_new_folder, write_json, write_text
+from ift_components.files import json_text, require_new_folder, write_json, write_text
 
 RUN_FILE = "run.json"
 PREDICTIONS = "predictions.jsonl"
@@ -50,10 +50,11 @@ class RunFolder:
     Args:
         path: the folder; new, empty, or that of an evaluation with the same fingerprint that was stopped.
         fingerprint: everything that decides the answers; a folder made with another one is refused.
+        private: whether the folder is for its owner alone.
     """
 
-    def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, fingerprint: dict[str, Any], *, private: bool = False) -> None:
+        self.path, self._private = path, private
         self._fingerprint = json.loads(json.dumps(fingerprint))
         self._lock = FileLock(path / ".lock", timeout=0)
         self._answers = 0
@@ -101,6 +102,8 @@ class RunFolder:
             run: what to note in run.json beside the fingerprint.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if self._private:
+            self.path.chmod(0o700)
         if not self._lock.is_locked:
             self._take_lock()
             write_json(self.path / RUN_FILE, {**run, "fingerprint": self._fingerprint})
@@ -115,7 +118,7 @@ class RunFolder:
         for path in ([main] if main.exists() else []) + shares:
             rows |= {line_key(row): row for row in read_lines(path)}
         if shares:
-            write_text(main, "".join(map(_line, rows.values())))
+            write_text(main, "".join(map(json_text, rows.values())))
             for path in shares:
                 path.unlink()
         return rows
@@ -126,7 +129,7 @@ class RunFolder:
 
     def rewrite(self, predictions: Sequence[Prediction]) -> None:
         """Replace predictions.jsonl by these, scores and all."""
-        write_text(self.path / PREDICTIONS, "".join(_line(prediction.line()) for prediction in predictions))
+        write_text(self.path / PREDICTIONS, "".join(json_text(prediction.line()) for prediction in predictions))
 
     def _run(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
@@ -173,7 +176,7 @@ class LineWriter:
 
     def append(self, prediction: Prediction) -> None:
         """Append one answer."""
-        self._file.write(_line(prediction.line()))
+        self._file.write(json_text(prediction.line()))
         self._file.flush()
 
     def __enter__(self) -> Self:
@@ -181,9 +184,3 @@ class LineWriter:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _line(row: dict[str, Any]) -> str:
-    # Lone surrogates, which a byte-level tokenizer can produce, are escaped: the file is always valid UTF-8.
-    text = json.dumps(row, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode() + "\n"

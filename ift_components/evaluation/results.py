@@ -1,19 +1,22 @@
 """results.json: everything that the answers of one evaluation say."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
 from ift_components.errors import DataError
-from ift_components.evaluation.constancy import training_answers
+from ift_components.evaluation import parsing
+from ift_components.evaluation.constancy import training_answers, training_texts
+from ift_components.evaluation.free_scores import summarise_free
 from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence
 from ift_components.evaluation.metrics import image_control, summarise
 from ift_components.evaluation.records import Prediction
 from ift_components.evaluation.scorers import ScoringContext
 from ift_components.evaluation.settings import EvalSettings
-from ift_components.evaluation.tasks import CHOICE, CONTROL, FREE, REPORT, of_task
+from ift_components.evaluation.tasks import CHOICE, CONTROL, FREE, FREE_CONTROL, REPORT, of_task
 from ift_components.evaluation.text_metrics import summarise_texts
 from ift_components.statistics import mean, rounded
 
@@ -45,7 +48,9 @@ def _instruction_following(predictions: Sequence[Prediction], choices: Sequence[
     if any(p.generated is not None for p in choices):
         measures["well_formed"] = mean(float(p.scores.get("paper") is not None) for p in choices)
     # The control's answers are to the same questions: they would only count twice.
-    judged = [p for p in predictions if "report_format" in p.scores and p.item.task != CONTROL.name]
+    judged = [
+        p for p in predictions if "report_format" in p.scores and p.item.task not in (CONTROL.name, FREE_CONTROL.name)
+    ]
     if judged:
         measures["image_dependence"] = _in_report_format(judged)
         kinds = sorted({p.item.kind or FREE.name for p in judged})
@@ -69,41 +74,100 @@ def _texts_by_set(predictions: Sequence[Prediction], summary: Callable[..., dict
 def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset: str) -> dict[str, Any]:
     """Return the results of the main dataset at the top level, and those of everything else under keys of their own.
 
+    Figures of multiple-choice questions stand at the top level, those of open and closed ones under `free`, also where there
+    are no others.
+
     Args:
         predictions: the scored answers.
         cfg: the evaluation's config.
         dataset: name of the main dataset.
 
     Raises:
-        DataError: if the main dataset has no multiple-choice question, which all figures at the top level are made of.
+        DataError: if there is no question at all.
     """
     choices = of_task(predictions, CHOICE, dataset)
-    if not choices:
-        raise DataError(
-            f"data: {cfg.data} has no multiple-choice question in split '{cfg.split}', which results.json is made of; the "
-            "answers, each with its scores, are in predictions.jsonl"
-        )
+    free = [p for p in of_task(predictions, FREE) if p.item.dataset not in cfg.unrelated]
+    if not choices and not free:
+        raise DataError(f"data: {cfg.data} has no question in split '{cfg.split}', which results.json is made of")
     settings: dict[str, Any] = {"draws": cfg.bootstrap, "seed": cfg.seed}
     results: dict[str, Any] = {"label": cfg.label, "dataset": dataset, "split": cfg.split, "scoring": cfg.scoring}
-    results |= {"parser": cfg.parser, **summarise(choices, priors=training_answers(cfg.data), **settings)}
-    control = image_control(choices, of_task(predictions, CONTROL, dataset), **settings)
-    if control is not None:
-        results["image_control"] = rounded(control)
+    results |= {"parser": cfg.parser, "parser_version": parsing.VERSION}
+    if choices:
+        results |= summarise(choices, priors=training_answers(cfg.data), **settings)
+        control = image_control(choices, of_task(predictions, CONTROL, dataset), **settings)
+        if control is not None:
+            results["image_control"] = rounded(control)
+    else:
+        results |= {"questions": len({p.item.key for p in free}), "images": len({p.item.image_id for p in free})}
     results["unanswered"] = sum(p.unanswered is not None for p in predictions)
     results["instruction_following"] = rounded(_instruction_following(predictions, choices))
-    unrelated = {name: summarise(of_task(predictions, CHOICE, name), **settings) for name in cfg.unrelated}
-    if unrelated:
-        results["unrelated"] = unrelated
-    for task, name in ((FREE, "free"), (REPORT, "reports")):
-        texts = of_task(predictions, task)
-        if texts:
-            results[name] = _texts_by_set(texts, summarise_texts)
+    if cfg.unrelated:
+        results["unrelated"] = {name: _unrelated(predictions, name, settings) for name in cfg.unrelated}
+    if free:
+        results["free"] = _free(free, of_task(predictions, FREE_CONTROL, dataset), cfg, settings)
+    reports = of_task(predictions, REPORT)
+    if reports:
+        results["reports"] = _texts_by_set(reports, summarise_texts)
     results["seconds"] = round(sum(p.seconds for p in predictions), 2)
     return results
 
 
+def _free(
+    free: Sequence[Prediction], controls: Sequence[Prediction], cfg: EvalSettings, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of the free questions, in all and by set, and of their image control."""
+    summary = partial(summarise_free, priors=training_texts(cfg.data), **settings)
+    result = _texts_by_set(free, summary)
+    control = image_control(free, controls, **settings)
+    return result if control is None else {**result, "image_control": rounded(control)}
+
+
+def _unrelated(predictions: Sequence[Prediction], name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a task that was not tuned on: those of free questions under `free`."""
+    choices, free = (of_task(predictions, task, name) for task in (CHOICE, FREE))
+    entry = summarise(choices, **settings) if choices else {}
+    return {**entry, "free": summarise_free(free, **settings)} if free else entry
+
+
+def _table_of_free(free: Mapping[str, Any]) -> str:
+    """Return the free questions' scores as a text table: closed, open and in all."""
+    lines = ["free questions  questions  accuracy  95 % interval     without looking"]
+    for title, prefix, count in (
+        ("closed", "closed_", "closed_questions"),
+        ("open", "open_", "open_questions"),
+        ("all", "", "questions"),
+    ):
+        if count not in free:
+            continue
+        low, high = free[f"{prefix}interval"]
+        prior = free[f"{prefix}prior"] if free[f"{prefix}prior"] is not None else free[f"{prefix}majority"]
+        lines.append(
+            f"{title:14}  {free[count]:9}  {free[f'{prefix}accuracy']:8.3f}  {low:.3f} to {high:.3f}  {prior:18.3f}"
+        )
+    if "open_recall" in free:
+        low, high = free["open_recall_interval"]
+        lines.append(
+            f"open questions, recall of the reference's words {free['open_recall']:.3f} ({low:.3f} to {high:.3f})"
+        )
+    control = free.get("image_control")
+    return "\n".join([*lines, _control_line(control)] if control else lines)
+
+
+def _control_line(control: Mapping[str, Any]) -> str:
+    low, high = control["difference_interval"]
+    return (
+        f"with another image's pixels {control['accuracy']:.3f}; read from the image {control['difference']:+.3f} "
+        f"({low:+.3f} to {high:+.3f})"
+    )
+
+
 def table(results: dict[str, Any]) -> str:
-    """Return results as a text table, one row an attribute and one for all."""
+    """Return results as a text table: one row an attribute and one for all, and the free questions by kind."""
+    tables = [_table_of_choices(results)] if "accuracy" in results else []
+    return "\n".join([*tables, _table_of_free(results["free"])] if "free" in results else tables)
+
+
+def _table_of_choices(results: dict[str, Any]) -> str:
     names = (
         "questions",
         "chance",
@@ -130,9 +194,5 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"answered alike whatever the image: {', '.join(results['constant'])}")
     control = results.get("image_control")
     if control:
-        low, high = control["difference_interval"]
-        lines.append(
-            f"with another image's pixels {control['accuracy']:.3f}; read from the image {control['difference']:+.3f} "
-            f"({low:+.3f} to {high:+.3f})"
-        )
+        lines.append(_control_line(control))
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +14,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ift_components
-from ift_components.config import config_to_dict, instantiate
+from ift_components.config import command_line, config_to_dict, instantiate, without_credentials
 from ift_components.data.prepared import read_manifest
 from ift_components.distributed import World
 from ift_components.errors import DataError, UserError
 from ift_components.evaluation import parsing
+from ift_components.evaluation.compare import read_run
 from ift_components.evaluation.free_file import free_items
 from ift_components.evaluation.items import control_items, question_items, report_items
+from ift_components.evaluation.maps import answer_maps
+from ift_components.evaluation.pairs import Run, check_alike, compare_labels, correct_for_number
 from ift_components.evaluation.predictions import PREDICTIONS, RUN_FILE, LineWriter, RunFolder, read_lines
 from ift_components.evaluation.predictors.base import Predictor, Sampling, Work
 from ift_components.evaluation.predictors.own import OwnPredictor, checkpoint_hash
@@ -28,17 +31,29 @@ from ift_components.evaluation.records import Item, Key, Prediction, line_key
 from ift_components.evaluation.report import write_pages
 from ift_components.evaluation.results import gather_results, scoring_context
 from ift_components.evaluation.settings import EvalSettings, check_settings
-from ift_components.evaluation.tasks import TASKS, score_all
-from ift_components.files import sha256, write_json
+from ift_components.evaluation.tasks import CHOICE, FREE, TASKS, score_all
+from ift_components.files import owner_only, sha256, write_json
 from ift_components.models.adapter_reader import adapter_hash, load_adapter
 from ift_components.models.build import build_for_inference
 from ift_components.models.tile_padding import set_tile_padding
+from ift_components.pages import now
 from ift_components.proxy import load_proxy
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.statistics import rounded
 from ift_components.training.settings import parse_dtype
 
 # These decide how fast, where and how it is shown, not what is answered.
-_NO_MATTER = ("output_dir", "compare", "label", "batch_size", "device", "bootstrap", "max_unanswered")
+_NO_MATTER = (
+    "output_dir",
+    "compare",
+    "baseline",
+    "label",
+    "batch_size",
+    "device",
+    "bootstrap",
+    "max_unanswered",
+    "saliency",
+)
 
 
 def _read_proxy(path: Path, dim: int) -> Tensor:
@@ -121,7 +136,31 @@ def _data_hashes(cfg: EvalSettings) -> dict[str, str]:
         files[f"{name}/manifest.json"] = sha256(Path(folder) / "manifest.json")
     if cfg.free.path is not None:
         files["free"] = sha256(Path(cfg.free.path))
+    if cfg.report.proxy is not None and Path(cfg.report.proxy).is_file():
+        files["report.proxy"] = sha256(Path(cfg.report.proxy))
     return files
+
+
+def _config_hash(cfg: EvalSettings) -> str | None:
+    """Return the SHA-256 of the checkpoint's `config.json`, which decides what its weights compute; None without one."""
+    path = Path(cfg.checkpoint_dir) / "config.json" if cfg.checkpoint_dir is not None else None
+    return sha256(path) if path is not None and path.is_file() else None
+
+
+def absolute_paths(value: Any, key: str = "") -> Any:
+    """Return a config with its paths made absolute, so that one evaluation has one fingerprint wherever it is called from.
+
+    Args:
+        value: the config or a part of it.
+        key: its key; a text is a path where this says so (`data`, `images`, `proxy`, `path`, `*_dir`, `*_path`, a task of
+            `unrelated`) and something lies there: a model's name at the Hugging Face Hub stays as it is.
+    """
+    if isinstance(value, Mapping):
+        return {name: absolute_paths(item, "path" if key == "unrelated" else str(name)) for name, item in value.items()}
+    is_path = key in ("data", "images", "proxy", "path") or key.endswith(("_dir", "_path"))
+    return (
+        str(Path(value).resolve()) if is_path and isinstance(value, str) and value and Path(value).exists() else value
+    )
 
 
 def versions() -> dict[str, str]:
@@ -162,6 +201,7 @@ class Evaluation:
         self._identity: dict[str, str | None] = {}
         self._predictor: Predictor | None = None
         self._folder: RunFolder | None = None
+        self._baseline: Run | None = None
         self._unanswered = 0
 
     def prepare(self) -> None:
@@ -176,10 +216,11 @@ class Evaluation:
         runs = {name: self.cfg.n_runs if task.repeated else 1 for name, task in TASKS.items()}
         self._work = [Work(item, run) for item in self.items for run in range(runs[item.task])]
         self._data_hashes = _data_hashes(self.cfg)
+        self._read_baseline()
         self._identify()
         resumed = (self.path / RUN_FILE).is_file()
         if self.world.is_main:
-            self._folder = RunFolder(self.path, self._fingerprint())
+            self._folder = RunFolder(self.path, self._fingerprint(), private=self._private())
             self._folder.claim()
         present = self._open() if resumed else {}
         self._unanswered = sum("unanswered" in row for row in present.values())
@@ -192,6 +233,18 @@ class Evaluation:
         if not resumed:
             self.world.barrier()  # whoever finds something wrong stops before anything is written
             self._open()
+
+    def _as_run(self, results: dict[str, Any], predictions: Sequence[Prediction]) -> Run:
+        return Run(self.cfg.label or self.path.resolve().name, results, list(predictions))
+
+    def _read_baseline(self) -> None:
+        """Read the evaluation before tuning, and check that its questions are these, before any is answered."""
+        if self.cfg.baseline is None:
+            return
+        folder = Path(self.cfg.baseline).resolve()
+        self._baseline = read_run(folder, folder.name, "baseline")
+        planned = {"parser": self.cfg.parser, "parser_version": parsing.VERSION, "config": self._config()}
+        check_alike(self._baseline, self._as_run(planned, [Prediction(item) for item in self.items]))
 
     def _identify(self) -> None:
         """Build a predictor of the user's choice, and note what identifies the one that answers."""
@@ -206,13 +259,13 @@ class Evaluation:
 
     def _fingerprint(self) -> dict[str, Any]:
         decisive = {key: value for key, value in self._config().items() if key not in _NO_MATTER}
-        for key in ("data", "checkpoint_dir"):
-            decisive[key] = decisive[key] and str(Path(decisive[key]).resolve())
         readings = {"parser_version": parsing.VERSION, "weights": self._identity, "data_sha256": self._data_hashes}
-        return {**decisive, **readings}
+        return absolute_paths({**decisive, "model_config_sha256": _config_hash(self.cfg), **readings})
 
     def _config(self) -> dict[str, Any]:
-        return config_to_dict(self.cfg)
+        """Return the config without passwords in addresses."""
+        config: dict[str, Any] = json.loads(without_credentials(json.dumps(config_to_dict(self.cfg))))
+        return config
 
     def _open(self) -> dict[Key, dict[str, Any]]:
         """Create or enter the folder; return the answers that are there and need not be asked for again."""
@@ -304,13 +357,34 @@ class Evaluation:
         results = gather_results(predictions, self.cfg, dataset_name(self.cfg.data, self.cfg.dataset))
         results |= folder.speed()
         results |= {
+            "date": now(),
+            "command": command_line(),
             "config": self._config(),
             "weights": self._identity,
             "data_sha256": self._data_hashes,
             "versions": versions(),
         }
+        if self._baseline is not None:
+            change = compare_labels([self._baseline], [self._as_run(results, predictions)])
+            correct_for_number([change])
+            results["change"] = rounded(change)
         write_json(self.path / "results.json", results)
-        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
-        private = bool(read_manifest(self.cfg.data).get("private", True))
-        write_pages(self.path, results, predictions, private=private)
+        maps = None if self._private() or self.cfg.saliency is None else self._maps(predictions, self.cfg.saliency)
+        write_pages(self.path, results, predictions, private=self._private(), maps=maps)
+        if self._private():
+            owner_only(self.path)
         return results
+
+    def _private(self) -> bool:
+        # A folder prepared before this was noted may hold anybody's reports: it counts as private.
+        return bool(read_manifest(self.cfg.data).get("private", True))
+
+    def _maps(self, predictions: Sequence[Prediction], method: str) -> dict[str, Any] | None:
+        """Return maps of wrong and right answers to the main dataset's questions by the model that gave them."""
+        if self._predictor is None:  # every answer was there already
+            self._predictor = _own_predictor(self.cfg, self.world, self._identity)
+        if not isinstance(self._predictor, OwnPredictor):
+            raise TypeError("the settings' check lets no other predictor through")
+        of_questions = [p for p in predictions if p.item.task in (CHOICE.name, FREE.name) and p.run == 0]
+        own = [p for p in of_questions if p.item.dataset not in self.cfg.unrelated]
+        return answer_maps(self._predictor.mapper(), own, method)

@@ -9,6 +9,7 @@ from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
 from ift_components.models.pictures import RESIZING
 from ift_components.models.tile_padding import LAYOUTS
+from ift_components.saliency.methods import method_of
 from ift_components.training.settings import parse_dtype
 
 SCORINGS = ("generate", "logits", "both")
@@ -53,6 +54,8 @@ class EvalSettings:
     Attributes:
         output_dir: folder to create; one in which the same evaluation was stopped is continued.
         compare: folders of finished evaluations; a comparison page of them is all that is made then.
+        baseline: folder of the finished evaluation of the model before tuning, on the same questions; the page then says what
+            tuning changed and what was lost.
         label: name of what is evaluated, e.g. `InstFree`; runs of one label count as its seeds in a comparison.
         data: prepared folder.
         dataset: name of the dataset in results; null takes the prepared folder's.
@@ -69,7 +72,7 @@ class EvalSettings:
         tokenizer: component that builds the model's transform.
         tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
         resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
-        image_control: ask the multiple-choice questions again with another image's pixels: accuracy that is left was not read
+        image_control: ask the questions of `data` again with another image's pixels: accuracy that is left was not read
             from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
@@ -78,6 +81,7 @@ class EvalSettings:
         max_new_tokens: longest generated answer in tokens.
         temperature: 0 is greedy.
         top_p: sampled tokens are drawn from the most probable ones that together reach this probability.
+        saliency: method of the maps that the page shows of some wrong and right answers, such as `relevance`; null shows none.
         n_runs: answers to each multiple-choice question; more than one needs a temperature above 0.
         seed: seed of sampling and of the bootstrap.
         bootstrap: replicates behind every interval.
@@ -90,6 +94,7 @@ class EvalSettings:
 
     output_dir: str = MISSING
     compare: list[str] | None = None
+    baseline: str | None = None
     label: str | None = None
     data: str = ""
     dataset: str | None = None
@@ -111,6 +116,7 @@ class EvalSettings:
     max_new_tokens: int = 50
     temperature: float = 0.0
     top_p: float = 1.0
+    saliency: str | None = None
     n_runs: int = 1
     seed: int = 0
     bootstrap: int = 10_000
@@ -159,6 +165,8 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
         )
+    if cfg.saliency is not None:
+        method_of(cfg.saliency, "saliency").check_library("saliency")
     if cfg.predictor is not None:
         _check_own_keys(cfg)
     parse_dtype(cfg.dtype)
@@ -184,7 +192,7 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize")
+    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize", "saliency")
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):

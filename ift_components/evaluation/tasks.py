@@ -61,8 +61,10 @@ class Task:
 CHOICE = Task("choice", multiple_choice_prompt, _of_choices, lettered=True, repeated=True)
 CONTROL = Task("control", multiple_choice_prompt, _of_choices, lettered=True)  # with another image's pixels
 FREE = Task("free", _as_it_is, _of_answers)
+FREE_CONTROL = Task("free control", _as_it_is, _of_answers)  # with another image's pixels
 REPORT = Task("report", _as_it_is, _of_reports)
-TASKS = {task.name: task for task in (CHOICE, CONTROL, FREE, REPORT)}
+TASKS = {task.name: task for task in (CHOICE, CONTROL, FREE, FREE_CONTROL, REPORT)}
+CONTROLS = {CHOICE.name: CONTROL, FREE.name: FREE_CONTROL}
 
 
 def task_of_kind(kind: str) -> Task:

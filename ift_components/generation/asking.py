@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,13 @@ class ReplyFile:
         server: the model and its sampling.
         template: name of the template, kept with each reply for people who read the file.
         what: what is asked about, in the plural, for messages.
+        private: whether the file is for its owner alone.
     """
 
-    def __init__(self, path: Path, server: ChatServer, template: str, *, what: str = "captions") -> None:
-        self.path, self.server, self.template, self._what = path, server, template, what
+    def __init__(
+        self, path: Path, server: ChatServer, template: str, *, what: str = "captions", private: bool = False
+    ) -> None:
+        self.path, self.server, self.template, self._what, self.private = path, server, template, what, private
 
     def key(self, task: Task) -> str:
         """Return what a task's reply is filed under."""
@@ -192,7 +196,8 @@ class ReplyFile:
         """Ask about each task that has no reply yet and append the replies.
 
         Raises:
-            UserError: if the server cannot be used, or some tasks still have no reply; what was replied is kept.
+            UserError: if the server cannot be used, some tasks still have no reply, or the file cannot be written, such as on
+                a full disk; what was replied is kept.
         """
         with locked(self.path, f"another process is writing {self.path}; wait for it"):
             self._cut_off_end()
@@ -206,7 +211,7 @@ class ReplyFile:
         trouble = ""
         requests = (Request(task, lambda task=task: self._body(task)) for task in missing)  # type: ignore[misc]
         with (
-            self.path.open("a", encoding="utf-8") as file,
+            self._opened() as file,
             closing(client.ask(requests)) as replies,
             tqdm(total=len(missing), desc=client.model, unit="reply") as bar,
         ):
@@ -223,13 +228,31 @@ class ReplyFile:
                     **task.facts, "reply": reply.text, "refusal": reply.refusal,
                 }  # fmt: skip
                 text = json.dumps(row, ensure_ascii=False)
-                file.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
-                file.flush()
+                self._append(file, text.encode("utf-8", "backslashreplace") + b"\n")
         if failed:
             raise UserError(
                 f"{client.where}.base_url: {client.address} gave no reply to {failed} of {len(missing)} {self._what} "
                 f"({trouble}); the replies until then are kept in {self.path}: run the same command again"
             )
+
+    def _opened(self) -> FileIO:
+        try:
+            if self.private:
+                self.path.touch(mode=0o600)
+            # Without a buffer, which closing the file would try to write out once more after the disk was full.
+            return self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"replies: {self.path} cannot be written: {error.strerror}") from error
+
+    def _append(self, file: FileIO, line: bytes) -> None:
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError as error:
+            raise UserError(
+                f"replies: {self.path} cannot be written: {error.strerror}; the replies until then are kept in it: make room "
+                "and run the same command again"
+            ) from error
 
     def _body(self, task: Task) -> dict[str, Any]:
         own = int.from_bytes(hashlib.sha256(task.image_id.encode()).digest()[:4], "big")

@@ -108,12 +108,17 @@ def generate(data: str | Path, output_dir: str | Path, options: GenerateOptions)
             raise DataError(f"no pair is left of {outcome['pairs']} ({_reasons(outcome['refused'], filtered)})")
         outcome |= {"filtered": {name: dict(counts) for name, counts in filtered.items()}, "reviewed": reviewed}
         outcome["kept"] = len(left)
-        with complete_folder(out) as growing:
-            manifest = _write(
-                folder, growing, source, {**identity, "generation": identity["generation"] | outcome}, left
-            )
-            if options.review.pairs and not private:
-                write_text(growing / "review.html", review_page(growing, left, options.review, identity["fingerprint"]))
+        try:
+            with complete_folder(out) as growing:
+                manifest = _write(
+                    folder, growing, source, {**identity, "generation": identity["generation"] | outcome}, left
+                )
+                if options.review.pairs and not private:
+                    page = review_page(growing, left, options.review, identity["fingerprint"])
+                    write_text(growing / "review.html", page)
+        except OSError as error:
+            kept = "; the replies are kept: make room and run the same command again"
+            raise DataError(f"output_dir: {out} cannot be written: {error.strerror}{kept}") from error
     return manifest
 
 
@@ -150,7 +155,7 @@ def _replies(
         path = (
             Path(options.replies).expanduser() if options.replies else folder.with_name(f"{folder.name}.replies.jsonl")
         )
-        file = ReplyFile(path, options.server, options.template)
+        file = ReplyFile(path, options.server, options.template, private=private)
         tasks = [Task(c.image_id, template.render(c.text, c.context, options.count)) for c in captions if c.text]
         file.ask(tasks, options.server.client(private=private))
         stored = file.read()

@@ -36,6 +36,21 @@ class ImageKeysValues:
         self.k_cache, self.v_cache = keys, values
         return keys, values
 
+    def select(self, images: Sequence[int]) -> "ImageKeysValues":
+        """Return those of the images with these numbers; empty if these are."""
+        chosen = ImageKeysValues()
+        if self.size:
+            chosen.update(self.k_cache[list(images)], self.v_cache[list(images)])
+        return chosen
+
+    @staticmethod
+    def join(parts: "Sequence[ImageKeysValues]") -> "ImageKeysValues":
+        """Return those of several sets of images in one; empty if one of them is."""
+        joined = ImageKeysValues()
+        if all(part.size for part in parts):
+            joined.update(torch.cat([part.k_cache for part in parts]), torch.cat([part.v_cache for part in parts]))
+        return joined
+
 
 class TextKeysValues:
     """The keys and values of a batch's tokens in one self-attention layer.
@@ -59,6 +74,10 @@ class TextKeysValues:
         self._values[:, :, self.size : end] = values
         self.size = end
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+        self._keys, self._values = self._keys[list(rows)], self._values[list(rows)]
 
 
 class DecoderCache:
@@ -107,6 +126,17 @@ class DecoderCache:
         """Forget all tokens but the first `length` of each row."""
         for _, held in self._text:
             held.size = min(held.size, self._virtual + length)
+
+    def keep(self, rows: Sequence[int], images: Sequence[ImageKeysValues]) -> None:
+        """Forget all rows but these.
+
+        Args:
+            rows: their numbers.
+            images: of each cross-attention layer, the images that they are about.
+        """
+        for _, held in self._text:
+            held.keep(rows)
+        self._images = [(attention, kept) for (attention, _), kept in zip(self._images, images, strict=True)]
 
     @contextmanager
     def plugged_in(self) -> Iterator[None]:

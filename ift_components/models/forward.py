@@ -53,8 +53,8 @@ class Recorder(Protocol):
             value: likewise.
             mask: [b, s, keys], True where a query attends to a key, or None.
             is_causal: whether a query attends to the keys up to its own place alone.
-            attend: the layer's own kernel on these queries and keys; takes values [b, heads, keys, any width]. With unit vectors
-                as values it gives the attention weights, whatever mask is built into the kernel.
+            attend: the layer's own kernel on these queries and keys; takes values [b, heads, keys, any width]. With unit
+                vectors as values it gives the attention weights, whatever mask is built into the kernel.
 
         Returns:
             The attended values [b, heads, s, head dim] if the recorder has computed them itself, or None: then the usual

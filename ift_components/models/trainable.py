@@ -42,6 +42,11 @@ class PartTuning:
         return self.method != FROZEN and METHODS[self.method].adapter is None
 
     @property
+    def pull(self) -> float:
+        """How strongly every step pulls the part back to its start weights (L2-SP); 0 does not."""
+        return float(self.arguments.get("pull", 0.0))
+
+    @property
     def share(self) -> float:
         """How far from its start weights to its trained ones the part stands in a saved checkpoint; below 1 it is set back."""
         return METHODS[self.method].share(self.arguments)
@@ -157,6 +162,13 @@ def _train_none(model: DeepFusionModel, part: str, arguments: Mapping[str, Any])
         parameter.requires_grad = False
 
 
+def _check_pull(arguments: Mapping[str, Any], key: str) -> None:
+    adapters.refuse_unknown(arguments, key, "pull")
+    pull = arguments.get("pull", 0.0)
+    if isinstance(pull, bool) or not isinstance(pull, int | float) or pull < 0:
+        raise ConfigError(f"{key}.pull: {pull} is not a number of 0 or more")
+
+
 def _check_share(arguments: Mapping[str, Any], key: str) -> None:
     adapters.refuse_unknown(arguments, key, "keep")
     share = arguments.get("keep", 0.0)
@@ -166,7 +178,7 @@ def _check_share(arguments: Mapping[str, Any], key: str) -> None:
 
 METHODS: dict[str, Method] = {
     FROZEN: Method(_train_none, adapters.refuse_unknown),
-    "full": Method(_train_all, adapters.refuse_unknown),
+    "full": Method(_train_all, _check_pull),
     "lora": Method(adapters.add_lora, adapters.check_low_rank, adapter="lora"),
     "dora": Method(adapters.add_dora, adapters.check_low_rank, adapter="dora"),
     "ia3": Method(adapters.add_ia3, adapters.check_ia3, adapter="ia3"),

@@ -27,7 +27,7 @@ class Question:
 
     Attributes:
         image_id: questions about one image are not independent.
-        pixels: [1, 1 tile, 3, h, w].
+        pixels: [down, across, 3, h, w].
         asked: prompt and answer.
         attribute: what the question asks for.
         masks: where the parts of a drawn cell lie; None for other pictures.
@@ -77,15 +77,15 @@ def measure(
         By method, and for `random` and `centre`.
     """
     generator = np.random.default_rng(seed)
-    rows, columns = mapper.tokens.rows, mapper.tokens.columns
-    centre = centre_grid(rows, columns)
     scores = {name: MethodScores() for name in (*methods, CENTRE, RANDOM)}
     for question in questions:
         chosen = mapper.chosen(question.asked, None)
         grids = {name: [mapper.explain_pixels(question.pixels, question.asked, name).grid] for name in methods}
-        grids |= {CENTRE: [centre], RANDOM: random_grids(rows, columns, _RANDOM_ORDERS, generator)}
+        rows, columns = next(iter(grids.values()))[0].shape
+        grids[CENTRE] = [centre_grid(rows, columns)]
+        grids[RANDOM] = random_grids(rows, columns, _RANDOM_ORDERS, generator)
         flat = [grid for several in grids.values() for grid in several]
-        done = iter(curves(mapper.walk, question.pixels, question.asked, chosen, flat, generator))
+        done = iter(curves(mapper.walk, question.pixels, question.asked, chosen, grids=flat, generator=generator))
         for name, several in grids.items():
             scores[name].add_curves(question.image_id, [next(done) for _ in several])
             if question.masks is not None:
@@ -166,9 +166,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Return one sentence on whether a method beats the mask in the middle of the picture."""
     gains = row[f"against_{CENTRE}"]
     figures = ", ".join(
-        f"{name} better by {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-        for name, gain in gains.items()
+        f"{name} {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" for name, gain in gains.items()
     )
-    if row["beats_centre"]:
-        return f"Beats a mask at the picture's centre on {row['questions']} questions: {figures}."
-    return f"Does not beat a mask at the picture's centre on {row['questions']} questions: {figures}."
+    outcome = "Beats" if row["beats_centre"] else "Does not beat"
+    return f"{outcome} a mask at the picture's centre on {row['questions']} questions; gain in area: {figures}."

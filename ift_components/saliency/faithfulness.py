@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
+from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
+from ift_components.saliency.image_tokens import canvas_of, tiles_of
 from ift_components.saliency.mapper import Grid
 from ift_components.saliency.walk import Asked, Walk
 
@@ -59,15 +60,14 @@ def order_of(grid: Grid, generator: np.random.Generator) -> npt.NDArray[np.intp]
     return np.lexsort((chance, -grid.reshape(-1)))
 
 
-def _replaced(pixels: Tensor, other: Tensor, order: npt.NDArray[np.intp], shape: tuple[int, int], steps: int) -> Tensor:
-    """Return the picture with the first patches of an order taken from another one, [steps + 1, 1, 3, h, w]."""
+def _replaced(canvas: Tensor, other: Tensor, order: npt.NDArray[np.intp], shape: tuple[int, int], steps: int) -> Tensor:
+    """Return a canvas [3, h, w] with the first patches of an order taken from another one, [steps + 1, 3, h, w]."""
     counts = np.rint(np.linspace(0, len(order), steps + 1)).astype(int)
     masks = torch.zeros(steps + 1, len(order))
     for row, count in enumerate(counts):
         masks[row, torch.from_numpy(order[:count].copy())] = 1
-    size = pixels.shape[-2:]
-    by_pixel = F.interpolate(masks.view(-1, 1, *shape), size=size, mode="nearest").unsqueeze(1).to(pixels.device)
-    return pixels * (1 - by_pixel) + other * by_pixel
+    by_pixel = F.interpolate(masks.view(-1, 1, *shape), size=canvas.shape[-2:], mode="nearest")
+    return canvas * (1 - by_pixel) + other * by_pixel
 
 
 def curves(
@@ -75,6 +75,7 @@ def curves(
     pixels: Tensor,
     asked: Asked,
     chosen: Sequence[int],
+    *,
     grids: Sequence[Grid],
     generator: np.random.Generator,
     steps: int = STEPS,
@@ -83,7 +84,7 @@ def curves(
 
     Args:
         walk: the model.
-        pixels: [1, 1 tile, 3, h, w].
+        pixels: [down, across, 3, h, w].
         asked: prompt and answer.
         chosen: the answer tokens whose probability is followed.
         grids: the maps, [rows, columns] each.
@@ -91,16 +92,16 @@ def curves(
         steps: patches are replaced in so many steps, at most one a patch.
     """
     steps = min(steps, grids[0].size)
-    mean = pixels.mean(dim=(-2, -1), keepdim=True).expand_as(pixels)
-    patch = pixels.shape[-1] // grids[0].shape[1]
-    blurred = gaussian_blur(pixels[0], kernel_size=[4 * patch + 1, 4 * patch + 1], sigma=[float(patch)] * 2).unsqueeze(
-        0
-    )
+    canvas = canvas_of(pixels)
+    mean = canvas.mean(dim=(-2, -1), keepdim=True).expand_as(canvas)
+    patch = canvas.shape[-1] // grids[0].shape[1]
+    blurred = gaussian_blur(canvas, kernel_size=[4 * patch + 1, 4 * patch + 1], sigma=[float(patch)] * 2)
     batches = []
     for grid in grids:
         order = order_of(grid, generator)
         shape = (grid.shape[0], grid.shape[1])
-        batches += [_replaced(pixels, mean, order, shape, steps), _replaced(blurred, pixels, order, shape, steps)]
-    values = walk.probabilities(torch.cat(batches), asked, chosen).double().numpy().reshape(len(grids), 2, -1)
+        batches += [_replaced(canvas, mean, order, shape, steps), _replaced(blurred, canvas, order, shape, steps)]
+    tiles = tiles_of(torch.cat(batches), *pixels.shape[:2])
+    values = walk.probabilities(tiles, asked, chosen).double().numpy().reshape(len(grids), 2, -1)
     shares = np.linspace(0, 1, steps + 1)
     return [Curves(shares, deletion, insertion) for deletion, insertion in values]

@@ -1,6 +1,6 @@
 """Where an image's patches stand among the encoder's tokens, and how the encoder mixes them.
 
-Tokens of a tile: the class token, then its patches by row; in Meta's layout padding tokens and padding tiles follow.
+Tokens of a tile: the class token, then its patches by row. Tiles come row by row; in Meta's layout padding follows.
 """
 
 import math
@@ -18,29 +18,42 @@ from ift_components.saliency.walk import Trace
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """The tokens of an image of one tile.
+    """The tokens of an image that are its own; they come first in the encoder's sequence and are all that the decoder sees.
 
     Attributes:
-        rows: patches down.
+        count: how many there are.
+        rows: patches down, of all tiles.
         columns: patches across.
-        encoder_patches: places of the patches in the encoder's sequence, by row.
-        encoder_outputs: places in the encoder's sequence of the tokens that the decoder sees.
-        output_patches: places of the patches among those.
+        patches: places of the patches, by row over all tiles, [rows * columns].
     """
 
+    count: int
     rows: int
     columns: int
-    encoder_patches: Tensor
-    encoder_outputs: Tensor
-    output_patches: Tensor
+    patches: Tensor
 
     @classmethod
-    def of(cls, model: DeepFusionModel) -> "ImageTokens":
-        """Return those of a model's images."""
-        patches = model.encoder.clip.patches_per_tile
-        side = math.isqrt(patches)
-        places = torch.arange(1, patches + 1)
-        return cls(side, side, places, torch.arange(patches + 1), places)
+    def of(cls, model: DeepFusionModel, pixels: Tensor) -> "ImageTokens":
+        """Return those of an image, [down, across, 3, h, w]."""
+        down, across = pixels.shape[:2]
+        of_tile = model.encoder.clip.patches_per_tile
+        side = math.isqrt(of_tile)
+        places = torch.arange(down * across * (of_tile + 1)).view(down, across, of_tile + 1)[..., 1:]
+        by_row = places.unflatten(2, (side, side)).transpose(1, 2)  # [down, side, across, side]
+        return cls(down * across * (of_tile + 1), down * side, across * side, by_row.flatten())
+
+
+def canvas_of(tiles: Tensor) -> Tensor:
+    """Put tiles together: [.., down, across, 3, h, w] to [.., 3, down * h, across * w]."""
+    down, across, channels, height, width = tiles.shape[-5:]
+    together = tiles.movedim(-3, -5).transpose(-3, -2)  # [.., 3, down, h, across, w]
+    return together.reshape(*tiles.shape[:-5], channels, down * height, across * width)
+
+
+def tiles_of(canvas: Tensor, down: int, across: int) -> Tensor:
+    """Cut a canvas into tiles, `canvas_of` the other way round."""
+    parts = canvas.unflatten(-2, (down, -1)).unflatten(-1, (across, -1))  # [.., 3, down, h, across, w]
+    return parts.transpose(-3, -2).movedim(-5, -3)
 
 
 def gate(module: nn.Module) -> float:
@@ -95,8 +108,10 @@ Step = Callable[[Tensor, Tensor, float], Tensor]
 
 def encoder_mixing(
     model: DeepFusionModel,
+    tokens: ImageTokens,
     trace: Trace,
     taps: Taps,
+    *,
     attention: Callable[[str], Tensor],
     step: Step,
     finish: Callable[[Tensor], Tensor] = lambda mixing: mixing,
@@ -105,6 +120,7 @@ def encoder_mixing(
 
     Args:
         model: the model.
+        tokens: of the image.
         trace: of a walk about one image.
         taps: of the same walk.
         attention: gives a module's attention from encoder token to encoder token, [n, n], by name.
@@ -114,13 +130,13 @@ def encoder_mixing(
     Returns:
         [tokens that the decoder sees, patches]: what each holds of each patch.
     """
-    tokens, clip = ImageTokens.of(model), model.encoder.clip
+    clip = model.encoder.clip
     size = trace.passes["encoder.clip.layers.0.attn"].attended.shape[2]
     mixing = torch.eye(size, device=model.decoder.output.weight.device)
-    rows, columns = (place.to(mixing.device) for place in (tokens.encoder_outputs, tokens.encoder_patches))
+    patches = tokens.patches.to(mixing.device)
 
     def seen(state: Tensor) -> Tensor:
-        return finish(state)[rows][:, columns]
+        return finish(state)[: tokens.count, patches]
 
     sources = []
     for index, layer in enumerate(clip.layers):

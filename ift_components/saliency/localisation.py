@@ -58,9 +58,9 @@ def locate(grid: Grid, mask: Mask) -> Location:
         mask: [h, w] over the same picture.
     """
     # What a patch covers of the mask: the mean of its pixels, whatever the sizes of both.
-    covered = F.adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None, None], list(grid.shape))[
-        0, 0
-    ].numpy()
+    covered = F.adaptive_avg_pool2d(
+        torch.from_numpy(mask.astype(np.float32))[None, None], (grid.shape[0], grid.shape[1])
+    )[0, 0].numpy()
     area, total = float(mask.mean()), float(grid.sum())
     if total <= 0:
         return Location(area, area, area)

@@ -20,10 +20,10 @@ from ift_components.saliency.walk import Asked, Walk
 
 Grid = npt.NDArray[np.float32]
 CAUTION = (
-    "A map is not an explanation. It shows what a method of computing says about this model, not why the model answered so; on "
-    "chest X-rays all such methods fell short of people at finding what is diseased (Saporta et al. 2022, Nature Machine "
-    "Intelligence 4), and some hardly change when a model's weights are made random (Adebayo et al. 2018). Do not use it to judge "
-    "a patient's image."
+    "A map is not an explanation. It shows what a method of computing says about this model, not why the model answered so; "
+    "on chest X-rays all such methods fell short of people at finding what is diseased (Saporta et al. 2022, Nature Machine "
+    "Intelligence 4), and some hardly change when a model's weights are made random (Adebayo et al. 2018). Do not use "
+    "it to judge a patient's image."
 )
 _LETTER = re.compile(r"[\s\[(*]*[A-Z][\s\]).*:]*")
 
@@ -33,7 +33,8 @@ class AnswerMap:
     """What a method says of one answer.
 
     Attributes:
-        grid: [rows, columns] over the whole picture, at least 0, adding up to 1; all 0 where nothing speaks for the answer.
+        grid: [rows, columns] over the whole canvas (`Mapper.canvas`), at least 0, adding up to 1; all 0 where nothing speaks
+            for the answer.
         signed: [chosen tokens or 1, rows, columns] as the method gave it.
         pieces: the answer's tokens as texts.
         chosen: the tokens that were mapped.
@@ -85,11 +86,14 @@ class Mapper:
     ) -> None:
         self.walk = Walk(model, transform, proxy)
         self.picture = ImageTransform(transform, resize)
-        self.tokens = ImageTokens.of(model)
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """Return a picture as the model sees it, [1, 1 tile, 3, h, w]."""
+        """Return a picture as the model sees it, [down, across, 3, h, w]."""
         return self.picture(picture).unsqueeze(0)
+
+    def canvas(self, picture: Image.Image) -> Image.Image:
+        """Return the picture that maps lie over: with one tile the whole picture, squashed."""
+        return self.picture.squash(picture)
 
     def answer(self, picture: Image.Image, prompt: str, max_new_tokens: int = 50) -> str:
         """Return the model's greedy answer."""
@@ -157,7 +161,8 @@ class Mapper:
         check_arguments(method, arguments)
         chosen = self.chosen(asked, tokens)
         relevance = method_of(method).relevance(self.walk, pixels, asked, chosen, **arguments)
-        signed = relevance.reshape(-1, self.tokens.rows, self.tokens.columns).numpy().astype(np.float32)
+        tokens_of_image = ImageTokens.of(self.walk.model, pixels)
+        signed = relevance.reshape(-1, tokens_of_image.rows, tokens_of_image.columns).numpy().astype(np.float32)
         # Tokens weigh alike where a method gives each its own map: what is large for one would hide all others.
         by_token = np.stack([normalised(one) for one in signed])
         return AnswerMap(normalised(by_token.sum(axis=0)), signed, asked.pieces, chosen, method)
@@ -173,6 +178,7 @@ def relevance_map(
     prompt: str,
     picture: Image.Image,
     answer: str,
+    *,
     method: str = "relevance",
 ) -> Grid:
     """Return the map of an answer over the picture, [rows, columns], at least 0 and adding up to 1 (`Mapper.explain`)."""

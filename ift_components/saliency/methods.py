@@ -4,7 +4,7 @@ An answer token's row is the place that predicts it: what stands at the token's 
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.errors import ConfigError
-from ift_components.saliency.image_tokens import ImageTokens, Taps, encoder_mixing, gate, tapped
+from ift_components.saliency.image_tokens import ImageTokens, Taps, canvas_of, encoder_mixing, gate, tapped
 from ift_components.saliency.walk import Asked, Trace, Walk, log_odds
 
 
@@ -25,7 +25,7 @@ class Method:
     Attributes:
         title: what pages call it.
         meaning: one line.
-        relevance: takes the walk, pixels [1, 1 tile, 3, h, w], what was asked and the chosen answer tokens; returns
+        relevance: takes the walk, pixels [down, across, 3, h, w], what was asked and the chosen answer tokens; returns
             [chosen or 1, patches], one row where all the chosen tokens are explained together. It may be negative.
         by_token: whether each token has a map of its own.
         library: a package that it needs.
@@ -55,7 +55,7 @@ def cross_layers(model: DeepFusionModel) -> list[int]:
 def _traced(walk: Walk, pixels: Tensor, asked: Asked) -> tuple[Trace, Taps, Tensor]:
     trace = Trace()
     with tapped(walk.model) as taps:
-        logits = walk.logits(pixels, asked, trace)
+        logits = walk.logits(pixels.unsqueeze(0), asked, trace)
     return trace, taps, logits
 
 
@@ -117,11 +117,11 @@ class CrossAttention:
 def cross_attention(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -> CrossAttention:
     """Return the raw attention of the chosen answer tokens to patches, of every layer and head."""
     trace, _, _ = _traced(walk, pixels, asked)
-    tokens, layers = ImageTokens.of(walk.model), cross_layers(walk.model)
+    tokens, layers = ImageTokens.of(walk.model, pixels), cross_layers(walk.model)
     rows, kept = _rows(trace, asked, chosen), []
     for number in layers:
         weights = trace.passes[f"decoder.layers.{number}.fusion_layer.attn"].weights()
-        kept.append(_real_keys(weights, len(tokens.encoder_outputs))[:, rows][..., tokens.output_patches].cpu())
+        kept.append(_real_keys(weights, tokens.count)[:, rows][..., tokens.patches.to(weights.device)].cpu())
     gates = [gate(walk.model.decoder.layers[number].fusion_layer.ca_scale) for number in layers]
     return CrossAttention(torch.stack(kept), layers, gates)
 
@@ -167,7 +167,10 @@ def rollout(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -> 
     def step(mixing: Tensor, weights: Tensor, scale: float) -> Tensor:
         return (mixing + scale * (weights @ mixing)) / (1 + scale)
 
-    image = encoder_mixing(walk.model, trace, taps, lambda name: mean_of_heads(name, count), step)
+    tokens = ImageTokens.of(walk.model, pixels)
+    image = encoder_mixing(
+        walk.model, tokens, trace, taps, attention=lambda name: mean_of_heads(name, count), step=step
+    )
     sees = _sees_image(walk, trace, asked).to(image.device).unsqueeze(1)
     text = torch.zeros(len(sees), image.shape[1], device=image.device)
     for name, scale, to_image in _decoder_attention(walk):
@@ -194,7 +197,7 @@ def relevance(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -
     rows, R_image normalised as in Eq. 8 and 9. Gates are in the gradient. (Their Eq. 10 also multiplies by the transposed
     relevance among the queries; in a causal decoder that would hand a token what later tokens have seen.)
     """
-    model = walk.model
+    tokens = ImageTokens.of(walk.model, pixels)
     with torch.inference_mode(mode=False), torch.enable_grad():
         leaf = pixels.detach().clone().to(walk.device, walk.dtype).requires_grad_()
         trace, taps, logits = _traced(walk, leaf, asked)
@@ -207,13 +210,13 @@ def relevance(walk: Walk, pixels: Tensor, asked: Asked, chosen: Sequence[int]) -
         for token, row in zip(chosen, rows, strict=True):
             gradients = torch.autograd.grad(targets[token], outputs, retain_graph=True, allow_unused=True)
             by_name = dict(zip(names, gradients, strict=True))
-            maps.append(_propagate(model, trace, taps, by_name, walk)[row].cpu())
+            maps.append(_propagate(walk, tokens, trace, taps, by_name)[row].cpu())
     return torch.stack(maps)
 
 
 @torch.no_grad()
 def _propagate(
-    model: DeepFusionModel, trace: Trace, taps: Taps, gradients: dict[str, Tensor | None], walk: Walk
+    walk: Walk, tokens: ImageTokens, trace: Trace, taps: Taps, gradients: Mapping[str, Tensor | None]
 ) -> Tensor:
     """Return the relevance of patches to every place of the decoder's sequence, [s, patches]."""
     count = trace.passes["encoder.clip.layers.0.attn"].attended.shape[2]
@@ -233,7 +236,15 @@ def _propagate(
         mixed = mixing - unit
         return mixed / mixed.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(mixed.dtype).tiny) + unit
 
-    image = encoder_mixing(model, trace, taps, lambda name: positive(name, count), step, normalised)
+    image = encoder_mixing(
+        walk.model,
+        tokens,
+        trace,
+        taps,
+        attention=lambda name: positive(name, count),
+        step=step,
+        finish=normalised,
+    )
     text = torch.zeros(_decoder_length(trace), image.shape[1], device=image.device)
     for name, _, to_image in _decoder_attention(walk):
         text = text + positive(name, len(image if to_image else text)) @ (image if to_image else text)
@@ -255,11 +266,11 @@ def integrated_gradients(walk: Walk, pixels: Tensor, asked: Asked, chosen: Seque
     def target(images: Tensor) -> Tensor:
         return log_odds(walk.logits(images, asked), asked)[:, list(chosen)].sum(dim=1)
 
-    tokens = ImageTokens.of(walk.model)
+    tokens = ImageTokens.of(walk.model, pixels)
     with torch.inference_mode(mode=False), torch.enable_grad():
-        leaf = pixels.detach().clone().to(walk.device, walk.dtype)
+        leaf = pixels.detach().clone().to(walk.device, walk.dtype).unsqueeze(0)
         by_pixel = IntegratedGradients(target).attribute(leaf, n_steps=steps, internal_batch_size=min(steps, 16))
-    by_pixel = by_pixel.detach().float().sum(dim=2)[0]  # [1 tile, h, w]
+    by_pixel = canvas_of(by_pixel.detach().float())[0].sum(dim=0, keepdim=True)  # [1, h, w]
     height, width = by_pixel.shape[-2] // tokens.rows, by_pixel.shape[-1] // tokens.columns
     return F.avg_pool2d(by_pixel, (height, width), divisor_override=1).flatten(1).cpu()
 

@@ -62,6 +62,12 @@ def _packed(values: np.ndarray) -> dict[str, Any]:
     return {"shape": list(values.shape), "most": most, "levels": base64.b64encode(levels.tobytes()).decode()}
 
 
+def _size(canvas: Image.Image) -> tuple[int, int]:
+    """Return width and height of a canvas on a page: its longer side is fixed."""
+    scale = _PICTURE / max(canvas.size)
+    return round(canvas.width * scale), round(canvas.height * scale)
+
+
 def _attention(raw: CrossAttention) -> dict[str, Any]:
     weights = raw.weights.numpy()
     by_head = weights.size <= _MOST_VALUES
@@ -73,7 +79,8 @@ def _attention(raw: CrossAttention) -> dict[str, Any]:
 def write_sample(
     path: Path,
     sample: Sample,
-    squashed: Image.Image,
+    canvas: Image.Image,
+    *,
     by_token: Mapping[str, AnswerMap],
     maps: Mapping[str, AnswerMap],
     raw: CrossAttention | None,
@@ -84,7 +91,7 @@ def write_sample(
     Args:
         path: where.
         sample: question and answer.
-        squashed: the picture as the model sees it.
+        canvas: the picture as the model sees it.
         by_token: maps of each answer token, where the method has them; else of the decisive ones together.
         maps: maps of the decisive tokens.
         raw: raw attention of all answer tokens.
@@ -94,10 +101,11 @@ def write_sample(
     methods = []
     for name, made in by_token.items():
         passed, sentence = mark(name, checks)
-        entry = {"name": name, "title": METHODS[name].title, "meaning": METHODS[name].meaning}
+        entry: dict[str, Any] = {"name": name, "title": METHODS[name].title, "meaning": METHODS[name].meaning}
         entry |= {"passed": passed, "verdict": sentence, "byToken": METHODS[name].by_token, "raw": name == "attention"}
         methods.append(entry if entry["raw"] else entry | {"maps": _packed(np.clip(made.signed, 0, None))})
     data = {
+        "size": _size(canvas),
         "rows": first.grid.shape[0],
         "columns": first.grid.shape[1],
         "pieces": first.pieces,
@@ -109,7 +117,7 @@ def write_sample(
     values = {
         "sample": sample,
         "data": data,
-        "picture": data_url(squashed.resize((_PICTURE, _PICTURE), Image.Resampling.BICUBIC)),
+        "picture": data_url(canvas.resize(_size(canvas), Image.Resampling.BICUBIC)),
         "caution": CAUTION,
     }
     write_text(path, environment("ift_components.saliency").get_template("sample.html").render(values))

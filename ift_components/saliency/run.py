@@ -194,15 +194,15 @@ class Maps:
             _write_arrays(folder / "samples" / f"{name}.npz", maps, raw, asked.pieces if shown else None)
             if shown:
                 for method, made in maps.items():
-                    overlay(picture, made.grid).save(folder / "samples" / f"{name}.{method}.png")
+                    overlay(mapper.canvas(picture), made.grid).save(folder / "samples" / f"{name}.{method}.png")
                 write_sample(
                     folder / "samples" / f"{name}.html",
                     sample,
-                    mapper.picture.squash(picture),
-                    whole,
-                    maps,
-                    raw,
-                    checks,
+                    mapper.canvas(picture),
+                    by_token=whole,
+                    maps=maps,
+                    raw=raw,
+                    checks=checks,
                 )
         return samples
 

@@ -1,11 +1,12 @@
 """Sanity under random weights (Adebayo et al. 2018): a map that does not change when the model is destroyed says nothing of it.
 
-Weights are made random from the top of the model down, more at each stage: the entries of each tensor change places, so that their
-size stays and their order is lost. Reported is the rank correlation (Spearman) of each stage's map with the whole model's.
+Weights are made random from the top of the model down, more at each stage; the entries of each tensor change places: their size
+stays and their order is lost. Reported is the rank correlation (Spearman) of each stage's map with the whole model's.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def stages(model: DeepFusionModel) -> dict[str, list[nn.Module]]:
     layers = list(decoder.layers)
     bounds = np.rint(np.linspace(len(layers), 0, min(_DECODER_STAGES, len(layers)) + 1)).astype(int)
     named: dict[str, list[nn.Module]] = {"output": [decoder.norm, decoder.output]}
-    for high, low in zip(bounds[:-1], bounds[1:], strict=True):
+    for high, low in pairwise(bounds):
         named[f"decoder layers {low} to {high - 1}"] = layers[low:high]
     return named | {"projection": [encoder.projection], "vision encoder": [encoder.clip]}
 

@@ -109,6 +109,11 @@ def check_settings(cfg: SaliencySettings) -> None:
     for key, value in (("max_new_tokens", cfg.max_new_tokens), ("checks.bootstrap", cfg.checks.bootstrap)):
         if value < 1:
             raise ConfigError(f"{key}: {value} is below 1")
+    _check_weights(cfg)
+    parse_dtype(cfg.dtype)
+
+
+def _check_weights(cfg: SaliencySettings) -> None:
     if cfg.frozen_dtype not in (None, "nf4"):
         raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
     for key in ("adapter_dir", "frozen_dtype"):
@@ -116,7 +121,6 @@ def check_settings(cfg: SaliencySettings) -> None:
             raise ConfigError(f"checkpoint_dir: give the checkpoint that {key} ({getattr(cfg, key)}) is about")
     if cfg.frozen_dtype is not None and cfg.checks.samples and cfg.checks.sanity_samples:
         raise ConfigError("checks.sanity_samples: quantised weights cannot be made random; set it to 0")
-    parse_dtype(cfg.dtype)
 
 
 def _check_samples(samples: Any) -> None:

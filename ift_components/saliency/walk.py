@@ -139,7 +139,7 @@ class Walk:
         """Return the logits at the places that predict the answer's tokens, [m, answer tokens, vocabulary] in fp32.
 
         Args:
-            pixels: [m, 1 tile, 3, h, w] normalised; each is asked the same.
+            pixels: [m, down, across, 3, h, w], images of down x across tiles, normalised; each is asked the same.
             asked: prompt and answer.
             recorder: is handed what passes through encoder and decoder.
         """
@@ -149,8 +149,11 @@ class Walk:
         return logits.float()
 
     def _encode(self, pixels: Tensor, recorder: Recorder | None = None) -> Tensor:
-        ratio = torch.ones(len(pixels), 1, 2, dtype=torch.int)  # torchtune loops over it: on the CPU
-        return encode_images(self.model, pixels.unsqueeze(1).to(self.device, self.dtype), ratio, recorder)
+        ratio = torch.tensor(
+            [[pixels.shape[1:3]]] * len(pixels), dtype=torch.int
+        )  # torchtune loops over it: on the CPU
+        tiles = pixels.flatten(1, 2).unsqueeze(1)  # [m, 1 image, tiles, 3, h, w]
+        return encode_images(self.model, tiles.to(self.device, self.dtype), ratio, recorder)
 
     def _decode(self, image: Tensor, tokens: Sequence[int], recorder: Recorder | None = None) -> Tensor:
         rows = torch.tensor([list(tokens)] * len(image), device=self.device)
@@ -164,9 +167,9 @@ class Walk:
 
     @torch.no_grad()
     def answer(self, pixels: Tensor, prompt: str, max_new_tokens: int) -> str:
-        """Return the greedy answer about one image, [1, 1 tile, 3, h, w]; the whole sequence is walked for each token."""
+        """Return the greedy answer about one image, [down, across, 3, h, w]; the whole sequence is walked for each token."""
         tokens, start = self._prompt(prompt), len(self._prompt(prompt))
-        image, stops = self._encode(pixels), set(self._transform.stop_tokens)
+        image, stops = self._encode(pixels.unsqueeze(0)), set(self._transform.stop_tokens)
         for _ in range(min(max_new_tokens, self._longest - start)):
             h = self._decode(image, tokens)[:, -1:]
             token = int(self.model.decoder.unembed(h).argmax())
@@ -178,7 +181,14 @@ class Walk:
 
     @torch.no_grad()
     def probabilities(self, pixels: Tensor, asked: Asked, chosen: Sequence[int], batch_size: int = 64) -> Tensor:
-        """Return the probability of the chosen answer tokens under each of m images, [m]: their geometric mean."""
+        """Return the probability of the chosen answer tokens under each of m images, [m]: their geometric mean.
+
+        Args:
+            pixels: [m, down, across, 3, h, w].
+            asked: prompt and answer.
+            chosen: the answer tokens.
+            batch_size: images a pass.
+        """
         logp = torch.cat([_log_probabilities(self.logits(part, asked), asked) for part in pixels.split(batch_size)])
         return logp[:, list(chosen)].mean(dim=1).exp().cpu()
 

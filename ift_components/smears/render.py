@@ -140,10 +140,10 @@ def _draw(codes: Codes, style: Style, generator: np.random.Generator, at: Grid) 
             through -= opacities[:, place]
     colours = _rgb(np.stack([colour for _, colour in layers], 1))
     images = _photograph(generator, style, (colours.transpose(0, 2, 1) @ opacities).reshape(n, 3, at.side, at.side), at)
-    inside, nucleus = cell.inside >= _HALF, cell.nucleus >= _HALF
+    inside, core = cell.inside >= _HALF, cell.nucleus >= _HALF
     # Granules over the nucleus are faint: what counts is how they compare with the most opaque ones there can be.
     shown = granules >= _HALF * style.granule_strength[0] * (1 - (1 - style.covered) * cell.nucleus)
-    return images, Masks(inside, nucleus & inside, inside & ~nucleus, shown & inside)
+    return images, Masks(inside, core & inside, inside & ~core, shown & inside)
 
 
 class _Cell:

@@ -30,6 +30,7 @@ class Trainer:
         world: the processes.
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
+        pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
@@ -44,6 +45,7 @@ class Trainer:
     sources: Sequence[str] = ("reports",)
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
+    pulls: Mapping[str, tuple[float, Sequence[Tensor]]] = field(default_factory=dict)
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
@@ -106,6 +108,7 @@ class Trainer:
         groups = zip(self.groups, self.optimizer.param_groups, strict=True)
         rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
+        self._pull()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -116,6 +119,17 @@ class Trainer:
         metrics |= _by_source("loss", self.sources, summed, counted)
         by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
         return metrics | rates | {"grad_norm": norm} | by_part_name
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Move the parts' weights back towards their start by lr * pull of the way.
+
+        This is L2-SP (Li et al. 2018) decoupled from the gradient, as AdamW's weight decay is, with the start in place of 0.
+        """
+        for group in self.optimizer.param_groups:
+            strength, starts = self.pulls.get(group.get("name", ""), (0.0, ()))
+            for parameter, start in zip(group["params"], starts, strict=bool(starts)):
+                parameter.lerp_(start, float(group["lr"]) * strength)
 
     def _average_whole_gradients(self) -> None:
         """Average over the processes the gradients of what each holds whole: proxy and adapters; FSDP has done the others."""

@@ -141,6 +141,8 @@ class Recorder:
                 self._logger.close()
             if self._rows:
                 self._draw()
+            if any("val_questions" in row for row in self._rows):
+                self._draw_questions()
 
     def _draw(self) -> None:
         """Draw the loss by step, and its exponential moving average once there are enough steps."""
@@ -156,5 +158,26 @@ class Recorder:
         axes.grid(alpha=0.3)
         axes.legend()
         with atomic_path(self.folder / "loss_curve.png") as path:
+            figure.savefig(path, format="png", dpi=120)
+        plt.close(figure)
+
+    def _draw_questions(self) -> None:
+        """Draw what the model's reports say beside what it answers when asked: where they part, it tells less than it knows."""
+        rows = [row for row in self._rows if "val_questions" in row]
+        curves = {
+            "val_read_out": ("its report says", "tab:green", "-"),
+            "val_questions": ("asked: accuracy", "tab:blue", "-"),
+            "val_balanced": ("asked: balanced accuracy", "tab:blue", "--"),
+            "val_unrelated": ("unrelated tasks", "tab:gray", ":"),
+        }
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        for name, (label, colour, style) in curves.items():
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, marker=".", label=label)
+        axes.set(xlabel="optimizer step", ylabel="validation", ylim=(0, 1), title="Knowing and telling")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+        with atomic_path(self.folder / "questions_curve.png") as path:
             figure.savefig(path, format="png", dpi=120)
         plt.close(figure)

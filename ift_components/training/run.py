@@ -1,6 +1,7 @@
 """One training run from its config: what `ift_warmup_recipe` and `ift_recipe` both do."""
 
 import json
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -47,6 +48,7 @@ from ift_components.training.setup import (
     trained_share,
     write_checkpoint,
 )
+from ift_components.training.watch import Best, Watch
 
 STOPPED = 75  # exit status after SIGTERM: everything is saved, run again with resume=true
 _TRIED_OUT = 2
@@ -66,6 +68,7 @@ class TrainingRun:
 
     loader: DataLoader[Batch]
     val_loader: DataLoader[Batch] | None
+    watch: Watch | None
     checkpointer: Checkpointer
     steps_per_epoch: int
     total_steps: int
@@ -76,6 +79,7 @@ class TrainingRun:
         self.cfg, self.world, self.stage = cfg, world, stage
         self.folder = RunFolder(cfg, world)
         self.recorder = Recorder(cfg, world, stage.name)
+        self.best = Best()
 
     def run(self) -> None:
         """Prepare and train, while no other run may write the output folder."""
@@ -95,6 +99,7 @@ class TrainingRun:
         self.folder.check()
         self.loader = build_loader(cfg, world)
         self.val_loader = build_validation_loader(cfg, world)
+        self.watch = Watch(cfg, world, self.stage.tuning) if cfg.val_questions is not None else None
         self.steps_per_epoch = steps_per_epoch(self.loader, cfg.gradient_accumulation_steps)
         steps = cfg.epochs * self.steps_per_epoch
         self.total_steps = min(steps, cfg.max_steps) if cfg.max_steps else steps
@@ -131,6 +136,11 @@ class TrainingRun:
             sources=data_sources(self.loader),
             clip_grad_norm=cfg.clip_grad_norm,
             scheduler=scheduler,
+            pulls={
+                part: (how.pull, [parameter.detach().clone() for parameter in groups[part]])
+                for part, how in tuning.items()
+                if how.pull
+            },
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
 
@@ -155,6 +165,9 @@ class TrainingRun:
         if self.trainer.scheduler is not None:
             saved = _like(state["scheduler"], self.trainer.scheduler.state_dict())
             self.trainer.scheduler.load_state_dict(saved)
+        if state.get("best") is not None:
+            self.best.load(state["best"])
+            self._stop_early()
         reached = self.recorder.last_step()
         if self.world.is_main:
             again = f": {reached - state['step']} steps are done again" if reached > state["step"] else ""
@@ -168,6 +181,7 @@ class TrainingRun:
             "step": trainer.steps,
             "global_batch_size": global_batch_size(self.cfg, self.world),
             "param_groups": _plain(groups),
+            "best": self.best.state() if self.cfg.keep_best is not None else None,
             "scheduler": _plain(trainer.scheduler.state_dict()) if trainer.scheduler is not None else None,
         }
 
@@ -210,7 +224,7 @@ class TrainingRun:
                 while trainer.steps < self.total_steps:
                     epoch, done = divmod(trainer.steps, self.steps_per_epoch)
                     for batches in epoch_batches(self.loader, epoch, cfg.gradient_accumulation_steps, done):
-                        recorder.step({"epoch": epoch, **trainer.step(batches), **self._validate()})
+                        recorder.step({"epoch": epoch, **trainer.step(batches), **self._validate(), **self._look()})
                         self._checkpoint()
                         if trainer.steps == self.total_steps:
                             break
@@ -261,6 +275,40 @@ class TrainingRun:
             return {}
         return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
 
+    def _look(self) -> dict[str, float]:
+        """Ask the validation questions if it is time; keep the checkpoint if it is the best, end the run if none came lately.
+
+        Raises:
+            ConfigError: if the questions do not give the measure that the best is chosen by.
+        """
+        cfg, step, every = self.cfg, self.trainer.steps, self.cfg.val_questions_every_steps
+        if self.watch is None or not (step == self.total_steps or (every and step % every == 0)):
+            return {}
+        measures = self.watch.look(self.trainer)
+        if cfg.keep_best is not None:
+            name = f"val_{cfg.keep_best}"
+            if name not in measures:
+                raise ConfigError(f"keep_best: the questions give no '{cfg.keep_best}', only {', '.join(measures)}")
+            if self.best.see(measures[name], step):
+                self._save_best()
+            self._stop_early()
+        return measures
+
+    def _save_best(self) -> None:
+        """Write `best_STEP`, then remove the one before it: there is always a whole one."""
+        folder = self.folder.path / f"best_{self.trainer.steps}"
+        self._save(folder)
+        if self.world.is_main:
+            for path in self.folder.path.glob("best_*"):
+                if path != folder:
+                    shutil.rmtree(path)
+        self.world.barrier()
+
+    def _stop_early(self) -> None:
+        patience = self.cfg.early_stopping
+        if patience is not None and self.best.since >= patience:
+            self.total_steps = self.trainer.steps
+
     def _checkpoint(self) -> None:
         """Write a checkpoint if one is due, and end the process if it has been asked to stop."""
         step, every = self.trainer.steps, self.cfg.checkpoint_every_steps
@@ -297,6 +345,7 @@ class TrainingRun:
                 part: {**entry, "saved_share": self.stage.tuning[part].share}
                 for part, entry in self.stage.tuning.as_dict().items()
             },
+            "best": self.best.state() if self.cfg.keep_best is not None else None,
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,
         }

@@ -57,7 +57,7 @@ def on_main(world: World, action: Callable[[], None]) -> None:
 def input_hashes(cfg: TrainSettings) -> dict[str, str]:
     """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint and proxy; what is missing is left out."""
     files: list[Path] = []
-    for name in sorted(set(prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset]))):
+    for name in sorted(set(prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset, cfg.val_questions]))):
         folder = Path(name)
         files += [folder / "manifest.json", *sorted(folder.rglob("*.parquet"))]
     if cfg.checkpoint_dir and Path(cfg.checkpoint_dir).is_dir():
@@ -172,7 +172,7 @@ class RunFolder:
         saves = {
             path.name
             for path in self.path.iterdir()
-            if path.name in ("checkpoint", "adapter") or path.name.startswith("epoch_")
+            if path.name in ("checkpoint", "adapter") or path.name.startswith(("epoch_", "best_"))
         }
         foreign = sorted(saves - set(self._origin["saves"]))
         if foreign:

@@ -12,6 +12,9 @@ from ift_components.models.sharding import RECOMPUTED
 from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
+BEST_BY = ("questions", "balanced", "read_out", "unrelated")
+"""Measures that the best checkpoint may be chosen by, higher being better; in the records they stand as `val_<name>`."""
+
 AUTO = "auto"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -91,6 +94,18 @@ class TrainSettings:
 
     val_every_steps: int | None = None
     """Validate every so many steps, and at the end."""
+
+    val_questions: dict[str, Any] | None = None
+    """Component that asks the model questions on validation while it trains; gets a `WatchContext`."""
+
+    val_questions_every_steps: int | None = None
+    """Ask them every so many steps, and at the end."""
+
+    keep_best: str | None = None
+    """Measure (`questions`, `balanced`, `read_out`, `unrelated`) whose best checkpoint is kept as `best_STEP`."""
+
+    early_stopping: int | None = None
+    """End the run when `keep_best` has not risen for so many looks."""
 
     optimizer: dict[str, Any] = MISSING
     """Component; gets the parameter groups."""
@@ -217,6 +232,8 @@ def _check_numbers(cfg: TrainSettings) -> None:
         "save_every_epochs",
         "clip_grad_norm",
         "val_every_steps",
+        "val_questions_every_steps",
+        "early_stopping",
         "checkpoint_every_steps",
         "keep_last",
         "data_parallel_replicate_dim",
@@ -263,8 +280,22 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     if cfg.val_every_steps is not None and cfg.val_dataset is None:
         raise ConfigError("val_every_steps: there is no val_dataset to validate on")
+    if cfg.val_questions is None and (cfg.val_questions_every_steps is not None or cfg.keep_best is not None):
+        key = "keep_best" if cfg.val_questions_every_steps is None else "val_questions_every_steps"
+        raise ConfigError(f"{key}: there are no val_questions to ask; give the component that asks them")
+    if cfg.keep_best is not None and cfg.keep_best not in BEST_BY:
+        raise ConfigError(f"keep_best: '{cfg.keep_best}' is not one of {', '.join(BEST_BY)}")
+    if cfg.early_stopping is not None and cfg.keep_best is None:
+        raise ConfigError(
+            f"early_stopping: {cfg.early_stopping} looks without a rise of what? give keep_best a measure"
+        )
     if cfg.resize not in RESIZING:
         raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
+    if cfg.val_questions is not None and cfg.frozen_dtype is not None:
+        raise ConfigError(
+            f"val_questions: are asked of a copy of the weights, which frozen_dtype={cfg.frozen_dtype} does not give; set it "
+            "to null, or evaluate afterwards"
+        )
     _check_layout(cfg)
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
@@ -283,6 +314,8 @@ def check_settings(cfg: TrainSettings) -> Stage:
             f"tuning.{added[0]}: an adapter by '{stage.tuning[added[0]].method}' belongs to checkpoint_dir's weights, and that "
             "is null; give a checkpoint"
         )
+    if stage.is_warm_up and cfg.keep_best is not None:
+        raise ConfigError("keep_best: the warm-up leaves the model as it is; set it to null")
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
     check_frozen_dtype(cfg, stage)

@@ -187,7 +187,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
     shares = {part: how.share for part, how in tuning.items()}
     # Every process gathers every tensor in the same order, one at a time; the main process alone keeps it until its file is
     # written, so that no host ever holds the whole model.
-    whole = _WholeTensors(module.model)
+    whole = WholeTensors(module.model)
     set_back = source is not None and min(shares.values()) < 1
     weights = chain(
         blend(read_weights(source), whole, shares) if source is not None and set_back else (),
@@ -214,7 +214,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
     on_main(world, save)
 
 
-class _WholeTensors(Mapping[str, Tensor]):
+class WholeTensors(Mapping[str, Tensor]):
     """A model's weights by name, each gathered from its shards when it is asked for; all processes must ask together."""
 
     def __init__(self, model: DeepFusionModel) -> None:

@@ -232,3 +232,34 @@ def test_real_medpix2():
         split: {record.group for record in source.records(Problems()) if record.split == split} for split in images
     }
     assert (len(cases["train"]), len(cases["val"]), cases["train"] & cases["val"]) == (535, 67, set())
+
+
+def test_an_article_of_roco_in_two_splits_is_told(tmp_path, capsys):
+    root = roco_tree(tmp_path / "two")
+    build(roco(root), tmp_path / "without")
+    assert "whether one is in two splits cannot be told" in capsys.readouterr().out
+    listed = [["ID", "Licence", "Source"], ["ROCOv2_2023_train_000000", "CC BY", "https://x/PMC77/"]]
+    listed += [["ROCOv2_2023_test_000000", "CC BY", "https://x/PMC77/"], ["ROCOv2_2023_train_000001", "CC BY", ""]]
+    save_csv(root / "license_information.csv", *[listed[0], listed[1:]])
+    manifest = build(roco(root), tmp_path / "out")
+    assert [row["group"] for row in rows(tmp_path / "out", "reports", "train")] == ["PMC77", None, None]
+    assert "1 groups (patients) in more than one split (train and test 1)" in manifest["checks"]["warnings"]
+    first = tmp_path / "one"
+    for seed, split in enumerate(("train", "validation", "test")):
+        folder = first / split / "radiology"
+        save_picture(folder / "images" / f"ROCO_{seed}.jpg", seed)
+        (folder / "captions.txt").write_text(f"ROCO_{seed}\tA mass.\n")
+        fetched = f"ROCO_{seed}\twget -r ftp://ftp/oa_package/b2/94/PMC{seed}.tar.gz -O PMC{seed}.tar.gz\tA-g002.jpg\n"
+        (folder / "dlinks.txt").write_text(fetched)
+    build(roco(first), tmp_path / "out1")
+    assert rows(tmp_path / "out1", "reports", "test")[0]["group"] == "PMC2"
+
+
+def test_questions_whose_image_is_missing_are_counted(tmp_path, capsys):
+    root = slake_tree(tmp_path / "in")
+    (root / "imgs" / "xmlab3" / "source.jpg").unlink()
+    with pytest.raises(DataError, match=r"validate.json entry 1: image 'xmlab3/source.jpg' is missing"):
+        build(slake(root), tmp_path / "out")
+    with pytest.raises(DataError, match=r"split 'val' is empty; 1 bad row"):
+        build(slake(root, on_bad_row="skip"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import yaml
 from dirty import dirty_tree
 from trees import build, rows, save_csv, save_picture
 
-from ift_components.data.builders import image_table
+from ift_components.data.builders import image_table, image_text
 from ift_components.data.headers import read_header
 from ift_components.data.matching import ImageIndex
 from ift_components.data.problems import Problems
@@ -30,8 +30,7 @@ def test_one_command_reads_the_workbook(tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert (
-        "images are named by column 'Patient\\nID': 40 by name in a sub-folder without or with another extension"
-        in said
+        "images are named by column 'Patient ID': 40 by name in a sub-folder without or with another extension" in said
     )
     assert "columns 'Nevus', 'Melanoma', 'Keratosis' exclude each other: one attribute 'Dx'" in said
     for name, what in (("Exam date", "looks like dates"), ("Remarks", "has 40 different values")):
@@ -160,3 +159,45 @@ def test_the_stated_dimension_is_not_trusted(tmp_path):
             new.writestr(name, old.read(name)[: -200 if "sheet1" in name else None])
     with pytest.raises(DataError, match=r"^bad.xlsx is not a readable XLSX workbook \(\w+\)$"):
         sheet_rows(tmp_path / "bad.xlsx")
+
+
+def test_a_table_whose_extensions_differ_from_the_files_loses_no_row(tmp_path, capsys):
+    names = [save_picture(tmp_path / "in" / f"{n}.{('jpg', 'png')[n % 2]}", n).name for n in range(20)]
+    listed = [name.replace(".png", ".jpeg").replace(".jpg", ".JPG") for name in names]
+    save_csv(tmp_path / "in" / "t.csv", ["image", "text"], [[name, f"A mass in {name}."] for name in listed])
+    manifest = build(image_text(tmp_path / "in", "t.csv"), tmp_path / "out")
+    assert sum(manifest["counts"]["reports"].values()) == 20
+    said = "images are named by column 'image': 10 by path, but for case or Unicode form, 10 by path without or with another"
+    assert said in capsys.readouterr().out
+    kept = {row["id"] for split in ("train", "val", "test") for row in rows(tmp_path / "out", "reports", split)}
+    assert kept == set(names)
+
+
+def test_images_that_no_row_names_and_rows_without_an_image_are_told(tmp_path, capsys):
+    names = [save_picture(tmp_path / "in" / f"{n}.jpg", n).name for n in range(20)]
+    save_csv(tmp_path / "in" / "t.csv", ["image", "text"], [[n, "A mass."] for n in [*names[:15], "x.jpg", "y.jpg"]])
+    with pytest.raises(DataError, match=r"2 x image is missing (.|\n)*which loses 12% of the rows"):
+        build(image_text(tmp_path / "in", "t.csv"), tmp_path / "out")
+    assert "15 by path; 2 not found; 5 image files are named by no row" in capsys.readouterr().out
+
+
+def test_flags_by_letters_that_the_header_lists_and_remarks(tmp_path, capsys):
+    header = ["image", "Ulcer\n(J/N)", "Grade (O/N)", "Type", "Remarks"]
+    table = [
+        [
+            save_picture(tmp_path / "in" / f"{n}.png", n).name,
+            "JN"[n % 2],
+            "ON"[n % 2],
+            "ON"[n % 2],
+            ("as before", "new, seen twice")[n % 2],
+        ]
+        for n in range(20)
+    ]
+    save_csv(tmp_path / "in" / "t.csv", header, table)
+    build(image_table(tmp_path / "in", "t.csv"), tmp_path / "out")
+    assert "column 'Remarks' looks like free text: not taken for an attribute" in capsys.readouterr().out
+    schema = yaml.safe_load((tmp_path / "out" / "schema.yaml").read_text())["attributes"]
+    assert [(row["name"], row.get("question")) for row in schema] == [
+        ("Ulcer", "Is there {name}?"), ("Grade", "Is there {name}?"), ("Type", None),
+    ]  # fmt: skip
+    assert schema[0]["column"] == "Ulcer (J/N)"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_outputs(finished, items):
     assert results["config"]["max_new_tokens"] == 50
     assert results["instruction_following"]["image_dependence"] == 0
     page = (folder / "report.html").read_text()
-    assert page.count('class="card"') == min(30, sum(not row["correct"] for row in rows))
+    wrong = sum(not row["correct"] for row in rows)
+    assert page.count('class="card"') == min(30, wrong) + min(12, 32 - wrong)
     assert page.count('class="matrix"') == 4
     assert 'src="http' not in page
     assert (
@@ -80,6 +82,8 @@ def test_pages_of_private_data_hold_figures_alone(eval_config, prepared, world, 
     assert 'class="matrix"' not in page
     assert "What is the" not in page
     assert "triangle" not in page
+    assert stat.S_IMODE(Path(cfg.output_dir).stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in Path(cfg.output_dir).iterdir()} == {0o600}
     assert f"{100 * results['accuracy']:.1f}" in page
 
 
@@ -157,7 +161,7 @@ def test_two_evaluators_in_one_folder(finished, world):
     ("override", "message"),
     [
         ("max_new_tokens=7", "differs in max_new_tokens"),
-        ("checkpoint_dir=null", "differs in checkpoint_dir, weights"),
+        ("checkpoint_dir=null", "differs in checkpoint_dir, model_config_sha256, weights"),
         ("parser=strict", "differs in parser"),
     ],
 )
@@ -316,7 +320,7 @@ def test_comparison(finished, eval_config, world, *, tmp_path, monkeypatch, caps
     assert pair["balanced"]["difference"] == pytest.approx(gain, abs=1e-6)
     assert f"out - untuned: +{results['accuracy']:.3f}" in capsys.readouterr().out
     page = (tmp_path / "page" / "comparison.html").read_text()
-    assert page.count("<img") == 1
+    assert page.count("<img") == 2
     assert (tmp_path / "page" / "table.tex").read_text().splitlines()[1].startswith("untuned & -- & -- & -- & 0.0")
     seeds = eval_config(f"compare=[{other.output_dir},{cfg.output_dir}]", out="page")
     with pytest.raises(UserError, match="already holds files"):

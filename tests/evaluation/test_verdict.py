@@ -20,14 +20,20 @@ from ift_components.evaluation.verdict import standing
     ],
 )
 def test_the_sentence(interval, prior, steps, parts, silent):
-    results = {"accuracy": sum(interval) / 2, "interval": interval, "prior_shown": prior, "majority": 0.9}
+    results = {
+        "accuracy": sum(interval) / 2,
+        "interval": interval,
+        "prior_shown": prior,
+        "majority": 0.9,
+        "chance": 0.5,
+    }
     sentence = standing(results, steps)
     assert all(part in sentence for part in parts)
     assert silent not in sentence
 
 
 def test_without_training_questions_the_most_frequent_answer_counts():
-    results = {"accuracy": 0.75, "interval": [0.7, 0.8], "prior_shown": None, "majority": 0.9}
+    results = {"accuracy": 0.75, "interval": [0.7, 0.8], "prior_shown": None, "majority": 0.9, "chance": 0.5}
     assert "most frequent answer of these questions reaches 90.0 %" in standing(results)
 
 

@@ -1,6 +1,8 @@
 """From captions to questions: a scripted server, resume, privacy, filters, review, and the folder that comes out."""
 
 import json
+import resource
+import stat
 import sys
 import threading
 from collections import Counter
@@ -188,6 +190,8 @@ def test_private_captions_stay_on_this_machine(captions, model, tmp_path):
     with pytest.raises(UserError, match=r"http://192.0.2.1:1/v1 gave no"):
         run(private, tmp_path / "out", "server.model=m", *remote)
     run(private, tmp_path / "out", "server.model=m", f"server.base_url={model.url}")
+    written = [tmp_path / "replies.jsonl", *(tmp_path / "out").rglob("*.*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
     assert not (tmp_path / "out" / "review.html").exists()
     assert (
         "liver"
@@ -339,3 +343,28 @@ def test_prompts_have_what_they_ask_for():
         assert name in find_config("generate.yaml").read_text(encoding="utf-8")
     assert find_template("several_pairs", "Ask: {caption}").render("c", "", 1) == "Ask: c"
     assert "(none)" in TEMPLATES["complex_reasoning"].render("c", "", 1)
+
+
+def test_a_full_disk_is_one_line_and_no_reply_is_lost(captions, model, tmp_path):
+    server = ("server.model=m", f"server.base_url={model.url}", "server.concurrency=1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))  # bytes a file may have: as many replies as fit, and a half
+    try:
+        with pytest.raises(
+            UserError, match=r"replies: .*replies.jsonl cannot be written: File too large; the replies until"
+        ):
+            run(captions, tmp_path / "out", *server)
+        first = len(model.requests)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))  # room for the replies, none for the images
+        with pytest.raises(DataError, match=r"output_dir: .*out cannot be written: .*; the replies are kept"):
+            run(captions, tmp_path / "out", *server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out").exists()
+    assert 0 < first < 6
+    assert len(set(model.captions[:])) == 6
+    asked = len(model.requests)
+    assert asked <= 6 + first  # only what had not been written was asked again
+    run(captions, tmp_path / "out", *server)
+    assert len(model.requests) == asked
+    assert load_questions(tmp_path / "out", "train")

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ift_components.data.build import BuildOptions, prepare
@@ -9,7 +10,7 @@ from ift_components.data.builders.wbcatt import SCHEMA
 from ift_components.data.mcq import QuestionOptions
 from ift_components.data.prepared import load_questions, load_reports
 from ift_components.errors import ConfigError
-from ift_components.smears.dataset import prepared_smears, smears
+from ift_components.smears.dataset import prepared_smears, smear_masks, smears
 
 SMALL = {"train": 12, "val": 4, "test": 6}
 
@@ -75,3 +76,17 @@ def test_the_default_is_prepared_in_the_cache(tmp_path, monkeypatch):
 def test_wrong_arguments(tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         smears(**arguments, root=str(tmp_path))
+
+
+def test_masks_are_those_of_the_prepared_images(tmp_path):
+    prepare(smears(**SMALL, root=str(tmp_path)), tmp_path / "out", QuestionOptions(), BuildOptions())
+    masks = smear_masks(tmp_path / "out", "test")
+    reports = load_reports(tmp_path / "out", "test")
+    assert list(masks) == [reports[index]["id"] for index in range(6)]
+    for index in range(6):
+        grey = np.asarray(reports[index]["image"]).mean(-1)
+        mask = masks[reports[index]["id"]]["cell"]
+        assert grey[mask].mean() < grey[~mask].mean()  # cells are darker than the ground
+    options = BuildOptions(max_side=60)
+    prepare(smears(**SMALL, root=str(tmp_path)), tmp_path / "small", QuestionOptions(), options)
+    assert smear_masks(tmp_path / "small", "test") is None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ift_components.data.builders.wbcatt import SCHEMA
 from ift_components.errors import ConfigError, DataError
 from ift_components.smears import STYLES, contact_sheet, draw_cells, sample_cells
-from ift_components.smears.render import _Cell
+from ift_components.smears.render import _Cell, draw_cells_and_masks
 from ift_components.smears.sampler import COLUMNS, COUNTS, VALUES
 from ift_components.smears.shapes import grid
 
@@ -166,3 +166,20 @@ def test_wrong_arguments_are_refused_by_name():
         draw_cells(codes, "smear", np.random.default_rng(0), side=16)
     with pytest.raises(DataError, match=r"shape \[2, 3\]"):
         draw_cells(codes[:, :3], "smear", np.random.default_rng(0))
+
+
+def test_masks_lie_where_the_parts_are_drawn():
+    codes = sample_cells(40, np.random.default_rng(5), independent=True)
+    images, masks = draw_cells_and_masks(codes, "smear", np.random.default_rng(6))
+    assert np.array_equal(images, draw_cells(codes, "smear", np.random.default_rng(6)))
+    assert not (masks.nucleus & ~masks.cell).any()
+    assert np.array_equal(masks.cytoplasm, masks.cell & ~masks.nucleus)
+    assert not (masks.granules & ~masks.cell).any()
+    granular = codes[:, COLUMNS["granularity"]] == VALUES[COLUMNS["granularity"]].index("yes")
+    assert np.array_equal(masks.granules.any((1, 2)), granular)
+    dense = codes[:, COLUMNS["chromatin density"]] == VALUES[COLUMNS["chromatin density"]].index("densely")
+    brightness = images.astype(float).mean(-1)
+    for index in np.flatnonzero(dense & ~granular):
+        # A dense nucleus is the darkest part, the ground around the cell the brightest.
+        assert brightness[index][masks.nucleus[index]].mean() < brightness[index][masks.cytoplasm[index]].mean()
+        assert brightness[index][masks.cell[index]].mean() < brightness[index][~masks.cell[index]].mean()

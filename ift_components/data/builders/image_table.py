@@ -45,9 +45,11 @@ def image_table(
     if not rows:
         raise DataError(f"{path.name} has no usable row")
     index = ImageIndex(folder, follow_links=options.follow_links)
-    options = replace(options, image_column=options.image_column or image_column(index, rows, path.name))
+    options = replace(
+        options, image_column=options.image_column or image_column(index, rows, path.name, private=options.private)
+    )
     column = options.key_column
-    notes = [matching_note(index, column, [row[column] for row in rows])]
+    notes = [matching_note(index, column, rows, private=options.private)]
     if schema is None:
         names = list(attributes or (name for name in rows[0] if name and name not in options.columns))
         chosen = attributes is not None

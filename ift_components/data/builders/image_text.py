@@ -68,8 +68,11 @@ def image_text(
         rows = [row for _, row in read_table(paths[0], [*texts, *options.columns], options.problems())]
         if not rows:
             raise DataError(f"{paths[0].name} has no usable row")
-        options = replace(options, image_column=options.image_column or image_column(index, rows, paths[0].name))
-        notes.append(matching_note(index, options.key_column, [row[options.key_column] for row in rows]))
+        options = replace(
+            options,
+            image_column=options.image_column or image_column(index, rows, paths[0].name, private=options.private),
+        )
+        notes.append(matching_note(index, options.key_column, rows, private=options.private))
 
     def read(problems: Problems) -> Iterator[tuple[str, Row]]:
         if table:

@@ -41,6 +41,7 @@ def pmc_vqa(
     seed: int = 0,
     images: ImageStore = "path",
     on_bad_row: OnBadRow = "error",
+    private: bool = False,
 ) -> Source:
     """Return PMC-VQA's questions in the published splits; the captions are reports where the table has them.
 
@@ -54,6 +55,7 @@ def pmc_vqa(
         seed: seed of that division.
         images: name the images where they lie, or hold them in the prepared files.
         on_bad_row: stop at bad rows, or leave them out.
+        private: keep captions and questions out of messages, manifest and preview.
 
     Raises:
         ConfigError: for another version or form.
@@ -72,10 +74,10 @@ def pmc_vqa(
             f"builder.image_folder: {folder} has no folder {', '.join(places)}; give the unpacked images' folder"
         )
     tables = dict(zip(("train", "test"), paths, strict=True))
-    has_captions = "Caption" in next((row for _, row in read_csv(paths[0], COLUMNS, Problems())), {})
+    has_captions = "Caption" in next((row for _, row in read_csv(paths[0], COLUMNS, Problems(private=private))), {})
     division: Mapping[str, str] = {}
     if val_fraction:
-        names = {row["Figure_path"] for _, row in read_csv(paths[0], COLUMNS, Problems())}
+        names = {row["Figure_path"] for _, row in read_csv(paths[0], COLUMNS, Problems(private=private))}
         division = random_splits(names, val_fraction, 0.0, seed)
 
     def records(problems: Problems) -> Iterator[Record]:

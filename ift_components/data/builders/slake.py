@@ -15,6 +15,7 @@ from ift_components.data.schema import Attribute, Schema
 from ift_components.data.source import ImageStore, OnBadRow, Question, Source, builder, require_files
 
 FILES = {"train": "train.json", "val": "validate.json", "test": "test.json"}
+LANGUAGES = ("en", "zh")
 FIELDS = ("img_name", "question", "answer", "q_lang", "location", "modality", "answer_type", "content_type")
 
 
@@ -35,7 +36,7 @@ def slake(root: str, *, language: str = "en", images: ImageStore = "embed", on_b
         ConfigError: for another language.
         DataError: if a file is missing or is not as published.
     """
-    require_choice("language", language, ("en", "zh", "all"))
+    require_choice("language", language, (*LANGUAGES, "all"))
     folder = Path(root)
     paths = require_files(folder, FILES.values())
     entries = {split: read_entries(path, FIELDS) for split, path in zip(FILES, paths, strict=True)}
@@ -43,7 +44,7 @@ def slake(root: str, *, language: str = "en", images: ImageStore = "embed", on_b
     def question(entry: Entry) -> Question | str:
         spoken = text_of(entry["q_lang"])
         if language not in (spoken, "all"):
-            return f"question in language '{spoken}'"
+            return f"question in language '{spoken}'" if spoken in LANGUAGES else "question in an unknown language"
         return closed_or_open(entry, text_of(entry["content_type"]))
 
     values = {name: name for name in ("modality", "location")}

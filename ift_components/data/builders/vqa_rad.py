@@ -50,7 +50,9 @@ def vqa_rad(
 
     def question(entry: Entry) -> Question | str:
         wording = _wording(entry)
-        return closed_or_open(entry, _type(entry)) if wording in phrases else f"question of wording '{wording}'"
+        if wording in phrases:
+            return closed_or_open(entry, _type(entry))
+        return f"question of wording '{wording}'" if wording in PHRASES else "question of an unknown wording"
 
     values = {"organ": "image_organ"}
     records = question_records(

@@ -18,7 +18,7 @@ class Work:
     def seed(self, seed: int) -> int:
         """Return the seed of this answer's random draws; it depends on nothing but the item, the run and `seed`."""
         text = "/".join((str(seed), *self.item.key, str(self.run)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+        return int.from_bytes(hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:6], "big")
 
 
 @dataclass(frozen=True)

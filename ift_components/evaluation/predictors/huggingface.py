@@ -91,11 +91,13 @@ class HuggingFacePredictor:
         transformers_patch.correct_rows(model)
 
     def describe(self) -> dict[str, str | None]:
-        """Return the model's path and class, and one SHA-256 of a local folder's weights."""
+        """Return the model's path and class, and the SHA-256 of a local folder's weights and of its config."""
         folder = Path(self._path)
         weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
         hashes = " ".join(sha256(path) for path in weights) or None
-        return {"predictor": "huggingface", "path": self._path, "class": self._class, "sha256": hashes}
+        config = folder / "config.json"
+        identity = {"predictor": "huggingface", "path": self._path, "class": self._class, "sha256": hashes}
+        return {**identity, "config_sha256": sha256(config) if config.is_file() else None}
 
     def check(self, items: Sequence[Item]) -> None:
         """Check that every item has a text instruction.

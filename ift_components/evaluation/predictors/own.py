@@ -21,6 +21,7 @@ from ift_components.evaluation.records import Item
 from ift_components.evaluation.tasks import TASKS
 from ift_components.files import sha256
 from ift_components.models.hf_layout import checkpoint_files
+from ift_components.saliency.mapper import Mapper
 
 
 def checkpoint_hash(folder: str | Path | None) -> str | None:
@@ -83,7 +84,7 @@ class OwnPredictor:
         resize: str = "bilinear",
     ) -> None:
         self._engine = Engine(model, transform, proxy)
-        self._transform = transform
+        self._model, self._transform, self._resize = model, transform, resize
         self._picture = ImageTransform(transform, resize)
         self._batch_size = batch_size
         self._scoring = scoring
@@ -97,6 +98,10 @@ class OwnPredictor:
     def describe(self) -> dict[str, str | None]:
         """Return what identifies the model."""
         return self._identity
+
+    def mapper(self) -> Mapper:
+        """Return what maps the answers of this model; nothing else may use the model at the same time."""
+        return Mapper(self._model, self._transform, self._resize)
 
     def _room(self, item: Item) -> int:
         """Return the tokens that are fed after an item's prompt at most."""

@@ -1,0 +1,154 @@
+"""The keys of the serving configs."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ift_components.chat import LOOPBACK
+from ift_components.errors import ConfigError
+from ift_components.models.pictures import RESIZING
+from ift_components.models.tile_padding import LAYOUTS
+from ift_components.training.settings import parse_dtype
+
+
+@dataclass
+class OtherModel:
+    """A further model of the same architecture; what is null is as for the first one, except the adapter.
+
+    Attributes:
+        checkpoint_dir: checkpoint in Hugging Face layout.
+        adapter_dir: adapter trained on it; null serves the checkpoint alone.
+        tile_padding: `none` or `meta`, as in its training.
+    """
+
+    checkpoint_dir: str | None = None
+    adapter_dir: str | None = None
+    tile_padding: str | None = None
+
+
+@dataclass
+class ServeSettings:
+    """A server for one model or several.
+
+    Attributes:
+        name: what requests call the first model.
+        model: component that builds the model.
+        checkpoint_dir: checkpoint in Hugging Face layout.
+        adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`; null serves the checkpoint alone.
+        frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits.
+        tokenizer: component that builds the model's transform.
+        tile_padding: `none` or `meta`, as in training.
+        resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
+        dtype: `fp32` or `bf16`.
+        device: `cpu`, `cuda` or `auto`.
+        others: name to further models, e.g. the base beside the tuned one; each is held in memory whole.
+        host: address to listen on; any other than this machine's own needs `api_key_env`.
+        port: port to listen on.
+        api_key_env: environment variable that holds the key that requests must bring (`Authorization: Bearer KEY`).
+        samples: prepared folder whose images and questions the page offers; private ones are shown on this machine alone.
+        split: the samples' split.
+        max_samples: images of it that are offered.
+        batch_size: questions that are answered at the same time.
+        batch_wait: seconds that an idle server waits for company before it answers.
+        queue_limit: requests under way at a time, being read, waiting or being answered; the next one gets status 429.
+        image_cache: images whose encoder pass and keys and values are kept, of all models together.
+        max_new_tokens: longest answer in tokens that a request may ask for, and gets where it does not say.
+        max_body_bytes: longest body of a request.
+        body_seconds: time in which a request's body must have come.
+        max_pixels: most pixels of an image.
+        log_requests: write every request's model, prompt, answer and time to standard error; otherwise nothing of it is kept.
+    """
+
+    name: str = "tuned"
+    model: dict[str, Any] = field(default_factory=dict)
+    checkpoint_dir: str | None = None
+    adapter_dir: str | None = None
+    frozen_dtype: str | None = None
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    tile_padding: str = "none"
+    resize: str = "bilinear"
+    dtype: str = "fp32"
+    device: str = "auto"
+    others: dict[str, OtherModel] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key_env: str | None = None
+    samples: str | None = None
+    split: str = "test"
+    max_samples: int = 24
+    batch_size: int = 16
+    batch_wait: float = 0.005
+    queue_limit: int = 128
+    image_cache: int = 32
+    max_new_tokens: int = 256
+    max_body_bytes: int = 20_000_000
+    body_seconds: float = 30.0
+    max_pixels: int = 50_000_000
+    log_requests: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server can be reached from this machine alone."""
+        return self.host in LOOPBACK
+
+    def api_key(self) -> str | None:
+        """Return the key that requests must bring, or None if they need none."""
+        return None if self.api_key_env is None else os.environ[self.api_key_env]
+
+
+def check_settings(cfg: ServeSettings) -> None:
+    """Check the values that no type can.
+
+    Args:
+        cfg: a config of `ServeSettings`.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    for key in ("model", "tokenizer", "name"):
+        if not getattr(cfg, key):
+            raise ConfigError(f"{key}: give a value (on the command line: {key}=...)")
+    if cfg.checkpoint_dir is None:
+        raise ConfigError("checkpoint_dir: give the checkpoint to serve (on the command line: checkpoint_dir=...)")
+    if cfg.name in cfg.others:
+        raise ConfigError(f"others.{cfg.name}: is the first model's name; call it something else, or set name=...")
+    if cfg.frozen_dtype not in (None, "nf4"):
+        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
+    if cfg.resize not in RESIZING:
+        raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
+    layouts = {"tile_padding": cfg.tile_padding} | {
+        f"others.{n}.tile_padding": o.tile_padding for n, o in cfg.others.items()
+    }
+    for key, layout in layouts.items():
+        if layout is not None and layout not in LAYOUTS:
+            raise ConfigError(f"{key}: '{layout}' is not one of {', '.join(LAYOUTS)}")
+    least = (
+        "batch_size",
+        "queue_limit",
+        "image_cache",
+        "max_new_tokens",
+        "max_body_bytes",
+        "max_pixels",
+        "max_samples",
+    )
+    for key in least:
+        if getattr(cfg, key) < 1:
+            raise ConfigError(f"{key}: {getattr(cfg, key)} is below 1")
+    if cfg.batch_wait < 0 or cfg.body_seconds <= 0:
+        raise ConfigError(
+            f"batch_wait: {cfg.batch_wait} and body_seconds: {cfg.body_seconds}; expected 0 or more, and above 0"
+        )
+    parse_dtype(cfg.dtype)
+    _check_address(cfg)
+
+
+def _check_address(cfg: ServeSettings) -> None:
+    if not 0 <= cfg.port < 2**16:
+        raise ConfigError(f"port: {cfg.port} is not between 0 and 65535 (0 takes a free one)")
+    if cfg.api_key_env is not None and not os.environ.get(cfg.api_key_env):
+        raise ConfigError(f"api_key_env: the environment variable {cfg.api_key_env} is not set")
+    if not cfg.is_local and cfg.api_key_env is None:
+        raise ConfigError(
+            f"host: {cfg.host} can be reached from other machines; set api_key_env to an environment variable that holds a "
+            f"key, or host to one of {', '.join(LOOPBACK)}"
+        )
