@@ -20,7 +20,7 @@ from ift_components.files import atomic_path
 
 PART_ROWS = 512  # records a part: what an interruption can lose
 GROUP_ROWS = 64  # records whose images are in memory at a time
-READ_BYTES = 500_000  # a prepared file's row group: what reading one image at random costs
+READ_BYTES = 250_000  # a prepared file's row group: what reading one image at random costs
 _REPORTS = REPORT_FEATURES.arrow_schema
 _QUESTIONS = QUESTION_FEATURES.arrow_schema
 FILE_SCHEMA = pa.schema(
@@ -45,6 +45,18 @@ _PART = pa.schema([*_REPORTS, pa.field("questions", _QUESTION_LIST), pa.field("f
 Job = tuple[Record, str, list[dict[str, Any]]]  # the record, its report and its questions
 
 
+def _leaves(field: pa.Field, inside: str = "") -> Iterator[str]:
+    """Yield the paths of the columns that a field is stored in."""
+    path = f"{inside}{field.name}"
+    if pa.types.is_struct(field.type):
+        for child in field.type:
+            yield from _leaves(child, f"{path}.")
+    elif pa.types.is_list(field.type):
+        yield from _leaves(pa.field("element", field.type.value_type), f"{path}.list.")
+    else:
+        yield path
+
+
 class Writer:
     """Writes rows to a Parquet file in row groups of bounded size; the file carries its Hugging Face features.
 
@@ -54,8 +66,10 @@ class Writer:
     def __init__(self, path: Path, schema: pa.Schema, rows: int = 128, group_bytes: int = 64_000_000) -> None:
         self.schema, self.rows, self.group_bytes = schema, rows, group_bytes
         self.last_image: object = None
+        # Images are compressed already: once more would gain nothing and cost every reading.
+        compression = {leaf: "NONE" if leaf == "image.bytes" else "zstd" for field in schema for leaf in _leaves(field)}
         self.file = pq.ParquetWriter(
-            path, schema, compression="zstd", dictionary_pagesize_limit=64_000_000, write_page_index=True
+            path, schema, compression=compression, dictionary_pagesize_limit=64_000_000, write_page_index=True
         )
         self.buffer: list[dict[str, Any]] = []
         self.held = 0

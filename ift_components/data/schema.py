@@ -230,8 +230,8 @@ def _checked(row: Mapping[str, Any], key: str) -> Any:
             f"schema: {key} of '{row['name']}' holds {no_texts[0]!r}, which is no text; put quotes around it"
         )
     # A header cell's line breaks are spaces in the table as it is read.
-    if key == "column":
+    if key == "column" and isinstance(value, str):
         return " ".join(value.split())
-    if key == "one_of":
+    if key == "one_of" and isinstance(value, dict):
         return {" ".join(column.split()): text for column, text in value.items()}
     return tuple(value) if isinstance(value, list) else value

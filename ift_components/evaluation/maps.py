@@ -24,6 +24,12 @@ def _answer(prediction: Prediction) -> str:
     return (prediction.generated or "").strip()
 
 
+def _option(prediction: Prediction) -> str | None:
+    """Return the text of the option that was read out of an answer."""
+    options = prediction.item.options
+    return options[prediction.predicted] if options and prediction.predicted is not None else None
+
+
 def _drawn(predictions: Sequence[Prediction], *, right: bool) -> list[Prediction]:
     candidates = [p for p in predictions if p.correct == right and _answer(p)]
     return random.Random(0).sample(candidates, min(_COUNT, len(candidates)))
@@ -53,6 +59,7 @@ def answer_maps(mapper: Mapper, predictions: Sequence[Prediction], method: str) 
                 "image": data_url(overlay(mapper.canvas(picture), grid, side=_SIDE)),
                 "question": item.prompt.splitlines()[0],
                 "answer": _answer(prediction),
+                "option": _option(prediction),
                 "right": prediction.correct,
                 "right_answer": item.answer_text,
             }

@@ -26,9 +26,11 @@ from ift_components.statistics import (
     percentiles,
     rounded,
     share_interval,
+    wilson_interval,
 )
 
 UNPARSED = "unparsed"
+_ZERO = 1e-9
 MAX_CONFUSION = 12  # a larger matrix cannot be read
 
 
@@ -209,7 +211,14 @@ def averaged_intervals(rows: Sequence[Prediction], *, draws: int, seed: int) -> 
         by_attribute = [np.nanmean(recalls[:, [owner == name for owner in owners]], axis=1) for name in names]
         balanced = np.nanmean(np.stack(by_attribute), axis=0)
         macro_means = np.nanmean(macro, axis=1)
-    return {"macro": list(percentiles(macro_means)), "balanced": list(percentiles(balanced))}
+    images = len(set(clusters))
+    return {name: _not_degenerate(x, images) for name, x in (("macro", macro_means), ("balanced", balanced))}
+
+
+def _not_degenerate(replicates: Any, images: int) -> list[float]:
+    """Return the replicates' percentile interval, or Wilson's over images where all replicates are the same."""
+    low, high = percentiles(replicates)
+    return list(wilson_interval(low, images)) if high - low < _ZERO else [low, high]
 
 
 def image_control(

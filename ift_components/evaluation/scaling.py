@@ -41,7 +41,7 @@ _TINY = 1e-12
 _FARTHEST = 4.0  # sizes beyond the largest, in times of it, up to which a forecast is given
 _FEWEST_DRAWS = 100
 _ROUNDS = 3
-_ROUGH, _FINE = 60, 200  # evaluations of many starts, and from one: a flat valley is followed to its end
+_ROUGH, _FINE = 60, 400  # evaluations of many starts, and from one: a flat valley is followed to its end
 _FAR = 3.0  # standard errors
 
 

@@ -37,6 +37,7 @@ def key_scores(results: dict[str, Any]) -> dict[str, float]:
     """Return the numbers that matter of a results.json with the questions of `write_questions` among its free ones."""
     names = ("accuracy", "balanced_accuracy", "well_formed", "forced_accuracy", "chance", "majority")
     scores = {name: results[name] for name in names} | {CONTROL: results["image_control"]["accuracy"]}
+    scores["prior_shown"] = results["prior_shown"]
     return scores | {OPEN: correct(results, OPEN), UNRELATED: correct(results, UNRELATED)}
 
 

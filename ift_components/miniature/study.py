@@ -57,6 +57,7 @@ METHODS = {
     "FT + shuffling": Method(None, shuffled=True),
 }
 WITHOUT = "without fine-tuning"
+_SAME_FOR_ALL = ("chance", "majority", "prior_shown")  # what is reached without looking, whatever the model
 
 
 def train(config: str, overrides: Sequence[str], out: Path) -> None:
@@ -69,10 +70,13 @@ def train(config: str, overrides: Sequence[str], out: Path) -> None:
         TrainingRun(cfg, world, stage).run()
 
 
-def evaluate(data: Path, questions: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+def evaluate(
+    data: Path, questions: Path, out: Path, overrides: Sequence[str] = (), label: str = WITHOUT
+) -> dict[str, float]:
     """Return the scores of a model on the test questions of a prepared folder and on free questions; done once, then read."""
     if not (out / "results.json").is_file():
         options = [f"data={data}", f"free.path={questions}", f"free.images={questions.parent}", f"output_dir={out}"]
+        options.append(f"label={label}")
         cfg = load_config("tiny_eval.yaml", [*options, *overrides], EvalSettings)
         with distributed(cfg.device) as world:
             Evaluation(cfg, world).run()
@@ -99,12 +103,12 @@ def run_method(
         train("tiny_warmup.yaml", [*common, *([] if method.shuffled else ["dataset.shuffling=null"])], warm)
     out = folder / f"{name.replace(' + ', '-').replace(', ', '-')}-seed{seed}"
     train("tiny_ift.yaml", [*common, *method.overrides(warm / "proxy_instruction.safetensors")], out)
-    return evaluate(data, questions, out / "evaluation", [f"checkpoint_dir={out / 'checkpoint'}"])
+    return evaluate(data, questions, out / "evaluation", [f"checkpoint_dir={out / 'checkpoint'}"], name)
 
 
 def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Return scores as a Markdown table: mean and standard deviation over the seeds, a row a method."""
-    columns = [name for name in next(iter(scores.values()))[0] if name not in ("chance", "majority")]
+    columns = [name for name in next(iter(scores.values()))[0] if name not in _SAME_FOR_ALL]
     lines = [f"| | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for method, runs in scores.items():
         cells = []
@@ -113,7 +117,11 @@ def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}")
         lines.append(f"| {method} | {len(runs)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    same = next(iter(scores.values()))[0]
+    reached = ", ".join(
+        f"{name.replace('_', ' ')} {same[name]:.3f}" for name in _SAME_FOR_ALL if same.get(name) is not None
+    )
+    return "\n".join([*lines, "", f"Without looking at an image: {reached}."])
 
 
 def main() -> None:

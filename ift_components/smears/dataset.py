@@ -101,9 +101,8 @@ def _cells(
     split: str, style: str, count: int, *, independent: bool, side: int, seed: int
 ) -> Iterator[tuple[str, npt.NDArray[np.uint8], dict[str, str], dict[str, npt.NDArray[np.bool_]]]]:
     """Yield path, image, attributes and masks of the cells of a split; always the same for the same arguments."""
-    generator = np.random.default_rng(
-        (seed, SPLITS.index(split))
-    )  # so that a split does not depend on the others' sizes
+    # A split's own generator: so that it does not depend on the others' sizes.
+    generator = np.random.default_rng((seed, SPLITS.index(split)))
     codes = sample_cells(count, generator, independent=independent)
     values = rows(codes)
     for begin in range(0, count, _CHUNK):
@@ -125,7 +124,7 @@ def smear_masks(folder: str | Path, split: str) -> dict[str, dict[str, npt.NDArr
         scaled images).
     """
     manifest = read_manifest(folder)
-    builder, options = manifest["builder"], manifest["options"]
+    builder, options = manifest["builder"], manifest.get("options", {})
     if builder["name"] != "smears" or options.get("center_crop") or options.get("max_side"):
         return None
     arguments = builder["arguments"]

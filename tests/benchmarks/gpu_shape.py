@@ -2,9 +2,9 @@
 
 Random weights are drawn on the device; nothing is read but this package. Every row is a step of the package's own loop
 (`ours`), or of the authors' way (`authors_way.py`; all in bf16, torch's AdamW as it comes), in a setting of its own: stage,
-what is recomputed, batch, responses an image, activations offloaded or not. A row that fails says why, and the next one goes on;
-the file is written after each. `--report` adds operations and the memory table's predictions to such a file, on any machine, and
-prints the table. `--tiny` does all of it with the miniature, on the CPU too.
+what is recomputed, batch, responses an image, activations offloaded or not. A row that fails says why; the next one goes on,
+and the file is written after each. `--report` adds operations and the memory table's predictions to such a file, on any
+machine, and prints the table. `--tiny` does all of it with the miniature, on the CPU too.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """What one loader worker delivers at 560 pixels: `python tests/benchmarks/loader_speed.py [--images 200]`.
 
 Real pictures of three kinds are prepared as a user would (VQA-RAD's JPEGs, MedPix 2.0's PNGs, DICOM files of 2,048 x 2,500
-pixels in 12 bits made of MedPix's, which preparation windows to PNG), then read in random order from the prepared folder, on one
-thread. Times are those of the processor, so that other work on the machine does not count. A second table compares Pillow's
-decoder with torchvision's on the same bytes.
+pixels in 12 bits made of MedPix's, which preparation windows to PNG), then read in random order from the prepared folder,
+on one thread. Times are those of the processor, so that other work on the machine does not count. A second table compares
+Pillow's decoder with torchvision's on the same bytes.
 """
 
 import argparse

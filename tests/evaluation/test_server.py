@@ -133,6 +133,14 @@ def test_keys_come_from_the_environment_and_stand_in_no_message(server, items, m
     with pytest.raises(UserError, match=r"bad Bearer \[key\]") as error:
         ask(server, "echoes-key", items[:1], api_key_env="EVAL_TEST_KEY")
     assert "secret" not in str(error.value)
+    # However long the reply: a key that is cut in two where the message ends is a key still.
+    for shown in range(20, 60, 2):
+        monkeypatch.setattr("ift_components.chat._SHOWN", shown)
+        with pytest.raises(UserError, match="status 401") as error:
+            ask(server, "echoes-key", items[:1], api_key_env="EVAL_TEST_KEY")
+        assert "secr" not in str(error.value)
+    with pytest.raises(ConfigError, match="ftp://host:1/v1' does not start with"):
+        ServerPredictor("ftp://me:pass@host:1/v1", "m")
     with pytest.raises(ConfigError, match="environment variable EVAL_TEST_KEY_2 is not set"):
         ServerPredictor(server, "key", api_key_env="EVAL_TEST_KEY_2")
     assert ServerPredictor("http://me:pass@host:1/v1/", "m").describe()["base_url"] == "http://host:1/v1"

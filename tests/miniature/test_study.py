@@ -41,7 +41,9 @@ def test_table_gives_mean_and_standard_deviation():
     text = table({"without": [ROW], "FT": [ROW, {**ROW, "accuracy": 0.7}]})
     assert "| without | 1 | 0.500 | 0.450 | 0.350 | 1.000" in text
     assert "| FT | 2 | 0.600 ± 0.141 | 0.450 ± 0.000 | 0.350 ± 0.000 | 1.000 ± 0.000" in text
-    assert "majority" not in text
+    assert text.splitlines()[0].startswith("| | seeds | accuracy | balanced_accuracy | another image |")
+    assert "majority" not in text.splitlines()[0]
+    assert text.splitlines()[-1].startswith("Without looking at an image: chance ")
 
 
 def test_comparison_is_one_row_a_model():

@@ -126,6 +126,7 @@ def test_nothing_is_wider_than_a_phone(page):
     try:
         assert page.execute_script("return document.documentElement.scrollWidth") <= 400
         page.find_element(By.CSS_SELECTOR, "#samples button").click()
+        wait(page, lambda: all_of(page, "#samples button[aria-pressed=true]"))
         page.find_element(By.CSS_SELECTOR, "#attributes button").click()
         finished(page, 2)
         assert page.execute_script("return document.documentElement.scrollWidth") <= 400

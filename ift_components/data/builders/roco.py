@@ -72,9 +72,7 @@ def roco(root: str, *, images: ImageStore = "path", on_bad_row: OnBadRow = "erro
     known = (
         f"the articles of {len(articles)} images are known"
         if articles
-        else (
-            "no list of sources (dlinks.txt, license_information.csv) names articles: whether one is in two splits cannot be told"
-        )
+        else ("no dlinks.txt or license_information.csv names articles: whether one is in two splits cannot be told")
     )
     notes = (f"ROCO, {'second' if second else 'first'} edition; {known}",)
     return Source(folder, Schema(()), (*paths, *links), records, images, on_bad_row, notes=notes)
