@@ -1,6 +1,7 @@
 """Judges against a scripted server: grades, resume, privacy, planted answers, both orders, agreement, a person's sheet."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from ift_components.evaluation.judging.grading import (
     read_preference,
     read_verdict,
 )
+from ift_components.evaluation.judging.radeval import load_radeval, radeval_figures
 from ift_components.evaluation.judging.run import Judging, table
 from ift_components.evaluation.judging.settings import JudgeSettings
 from ift_components.evaluation.judging.subjects import PADDING, read_evaluation
@@ -471,3 +473,14 @@ def test_a_real_evaluations_reports_and_choices_are_judged(eval_config, world, c
     assert any(re.search(r"Reference \(right by definition\):\n[A-H]\. ", prompt) for prompt in prompts)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert read_evaluation(folder, ["report"]).private is None
+
+
+def test_radeval_is_used_where_it_is_installed():
+    if importlib.util.find_spec("radeval") is None:
+        with pytest.raises(ConfigError, match=r"judge.radeval: .*install it by pip install .*\[radeval\]"):
+            load_radeval(["rouge"], None)
+        return
+    evaluator = load_radeval(["rouge"], None)
+    assert radeval_figures(evaluator, ["No effusion."], ["No effusion."])["rouge1"] == 1
+    with pytest.raises(ConfigError, match=r"judge.radeval: Unknown metric 'nonsense'"):
+        load_radeval(["nonsense"], None)
