@@ -36,7 +36,7 @@ def random_batches(count, prompt):
                     f"{step}-{row}",
                     prompt_tokens(transform, prompt),
                     [response_tokens(transform, texts[(step + 2 * row) % len(texts)])],
-                    torch.randn(1, 3, 28, 28, generator=generator),
+                    torch.randn(1, 1, 3, 28, 28, generator=generator),
                 )
                 for row in range(2)
             ],

@@ -8,6 +8,7 @@ import bisect
 import io
 import itertools
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,12 +23,36 @@ from ift_components.errors import DataError
 _REMEMBERED = 32_000_000  # bytes of row groups with images that stay in memory; the newest group always does
 
 
+class _Reader:
+    """An open Parquet file with the row groups that were read last; threads of its process may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = os.getpid()
+        self._file = pq.ParquetFile(path, memory_map=True)
+        self._groups: OrderedDict[int, tuple[pa.ChunkedArray, int]] = OrderedDict()  # by group: images, bytes
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def images(self, group: int) -> pa.ChunkedArray:
+        """Return the column of images of a row group, with their bytes alone."""
+        with self._lock:
+            if group not in self._groups:
+                column = self._file.read_row_group(group, ["image.bytes"], use_threads=False).column("image")
+                self._groups[group] = column, column.nbytes
+                self._held += column.nbytes
+                while len(self._groups) > 1 and self._held > _REMEMBERED:
+                    _, (_, size) = self._groups.popitem(last=False)
+                    self._held -= size
+            self._groups.move_to_end(group)
+            return self._groups[group][0]
+
+
 class _File:
     """One Parquet file, opened in the process that reads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._process: int | None = None
+        self._reader: _Reader | None = None
         try:
             with pq.ParquetFile(path) as file:
                 self.columns = file.schema_arrow.names
@@ -44,17 +69,15 @@ class _File:
             "columns": self.columns,
             "starts": self.starts,
             "nulls": self.nulls,
-            "_process": None,
+            "_reader": None,
         }
 
-    def _open(self) -> pq.ParquetFile:
+    def _open(self) -> "_Reader":
         # A forked loader worker must not read through its parent's handle, and a pickled one has none.
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._file = pq.ParquetFile(self.path, memory_map=True)
-            self._groups: OrderedDict[int, tuple[pa.ChunkedArray, int]] = OrderedDict()  # by group: images, bytes
-            self._held = 0
-        return self._file
+        reader = self._reader
+        if reader is None or reader.process != os.getpid():
+            reader = self._reader = _Reader(self.path)
+        return reader
 
     def texts(self) -> pa.Table:
         """Return every column but the image, of which only the path is read."""
@@ -70,17 +93,8 @@ class _File:
 
     def image(self, place: int) -> tuple[bytes | None, str | None]:
         """Return the bytes of the image of the row at a place of the file, or else its path."""
-        file = self._open()
         group = bisect.bisect_right(self.starts, place) - 1
-        if group not in self._groups:
-            column = file.read_row_group(group, ["image.bytes"], use_threads=False).column("image")
-            self._groups[group] = column, column.nbytes
-            self._held += column.nbytes
-            while len(self._groups) > 1 and self._held > _REMEMBERED:
-                _, (_, size) = self._groups.popitem(last=False)
-                self._held -= size
-        self._groups.move_to_end(group)
-        column, _ = self._groups[group]
+        column = self._open().images(group)
         content = (column[place - self.starts[group]].as_py() or {}).get("bytes")
         path = (self.texts().column("image")[place].as_py() or {}).get("path") if content is None else None
         return content, path

@@ -94,7 +94,7 @@ def make_batch(setting, side):
             str(number),
             prompt,
             torch.randint(0, 1000, (setting.responses, RESPONSE), generator=generator).tolist(),
-            torch.randn(1, 3, side, side, generator=generator),
+            torch.randn(1, 1, 3, side, side, generator=generator),
         )
         for number in range(setting.batch)
     ]

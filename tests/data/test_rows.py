@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import pytest
@@ -72,6 +73,17 @@ def test_loader_workers_read_the_same(prepared, start):
     loader = DataLoader(loaded, batch_size=None, num_workers=2, multiprocessing_context=start)
     assert list(loader) == expected
     assert len(pickle.dumps(loaded.rows)) < 3000  # no image and no report travels
+
+
+def test_threads_share_a_file(prepared, monkeypatch):
+    """Threads, the first of which opens the file, and of which each drops the row groups of the others."""
+    monkeypatch.setattr(rows_module, "_REMEMBERED", 1)
+    expected = [pixels(row["image"]) for row in rows(prepared, "reports", "train")]
+    for _ in range(5):
+        loaded = load_reports(prepared, "train")
+        with ThreadPoolExecutor(8) as threads:
+            read = list(threads.map(lambda index, rows=loaded: rows[index]["image"].tobytes(), [*range(len(loaded))] * 4))
+        assert read == expected * 4
 
 
 def test_nothing_is_copied_into_a_cache(prepared, tmp_path, monkeypatch):

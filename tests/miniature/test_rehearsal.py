@@ -32,7 +32,7 @@ def test_samples_are_drawn_by_seed_epoch_and_index(context):
     assert [again[i].responses for i in range(6)] == [sample.responses for sample in first]
     again.set_epoch(1)
     assert not any(torch.equal(again[i].image, first[i].image) for i in range(6))
-    assert first[0].image.shape == (1, 3, 84, 84)
+    assert first[0].image.shape == (1, 1, 3, 84, 84)
     with pytest.raises(IndexError):
         dataset[6]
     batch = collate(first, context.transform)

@@ -68,6 +68,9 @@ def test_warm_up_leaves_the_proxy_alone_changed(warm):
         "model": "ift_components.models.tiny_llama3_2_vision",
         "step": "4",
         "rule": "update",
+        "tiles": "1",
+        "tile_padding": "none",
+        "resize": "bilinear",
     }
     assert vectors.shape == (8, 128)
     assert vectors.dtype is torch.float32
