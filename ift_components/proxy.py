@@ -4,6 +4,7 @@
 the model computes in: in bf16 a step of 2e-5 on a value above 0.008 rounds away, and so does most of a momentum of 0.999.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -113,8 +114,16 @@ def random_theta(num_vectors: int, dim: int, seed: int, bound: float = 768**-0.5
     return torch.empty(num_vectors, dim).uniform_(-bound, bound, generator=generator)
 
 
-def save_proxy(path: Path, vectors: Tensor, *, model: str, step: int, rule: UpdateRule) -> None:
-    """Write a proxy instruction as fp32 `.safetensors` with its K, d, model, step and rule as metadata.
+def save_proxy(
+    path: Path,
+    vectors: Tensor,
+    *,
+    model: str,
+    step: int,
+    rule: UpdateRule,
+    image_layout: Mapping[str, str | int] | None = None,
+) -> None:
+    """Write a proxy instruction as fp32 `.safetensors` with its K, d, model, step, rule and layout as metadata.
 
     Args:
         path: the file to write, complete or not at all.
@@ -122,9 +131,11 @@ def save_proxy(path: Path, vectors: Tensor, *, model: str, step: int, rule: Upda
         model: dotpath of the model's builder.
         step: optimizer steps taken.
         rule: the rule they were trained under.
+        image_layout: how pictures were laid out meanwhile; each of its values is noted under its key.
     """
     count, dim = vectors.shape
     metadata = {"K": str(count), "d": str(dim), "model": model, "step": str(step), "rule": str(rule)}
+    metadata |= {key: str(value) for key, value in (image_layout or {}).items()}
     with atomic_path(path) as temporary:
         save_file({_KEY: vectors.detach().float().cpu().contiguous()}, temporary, metadata)
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
-from ift_components.data.images import ImageTransform, SquashedImages
+from ift_components.data.images import CachedCanvases, ImageTransform, stack_images
 from ift_components.data.prepared import load_reports
 from ift_components.data.prompts import Prompt, Slots, Text, header_tokens, prompt_tokens, response_tokens, slot_id
 from ift_components.data.rows import Rows
@@ -31,7 +31,7 @@ class Sample:
         prompt: token ids that all responses share: up to and including the assistant's header, or, where the sample holds
             `questions`, up to and including the image.
         responses: the token ids of one or more responses, each with its end-of-turn token.
-        image: [tiles, 3, h, w] normalised pixels.
+        image: [tiles down, tiles across, 3, h, w] normalised pixels.
         source: name of the data source, one of the dataset's `sources`; losses are logged by it.
         questions: one for each response, the rest of its own prompt, up to and including the assistant's header; they carry
             no loss. Empty where all responses share the whole prompt.
@@ -91,16 +91,18 @@ class DatasetContext:
         proxy_vectors: K, the proxy slots of a prompt without an instruction; 0 if the run has no proxy.
         seed: seed of every random choice.
         resize: how pictures are resized, `bilinear` or `bicubic`.
+        tiles: most tiles of a picture.
     """
 
     transform: Llama3VisionTransform
     proxy_vectors: int
     seed: int
     resize: str = "bilinear"
+    tiles: int = 1
 
     def image_transform(self) -> ImageTransform:
         """Return what turns a picture into the encoder's input."""
-        return ImageTransform(self.transform, self.resize)
+        return ImageTransform(self.transform, self.resize, self.tiles)
 
     def prompt(self, instruction: str | None, key: str = "dataset.instruction") -> Prompt:
         """Return the prompt of an instruction, or the proxy's slots without one.
@@ -135,7 +137,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         limit: use only the first samples.
         repeat: how often an epoch goes over the samples, each time with another order (the authors repeat small sets 3 times).
         responses_per_image: differently shuffled responses to one image, which share its pass through the encoder.
-        cache_images: folder that keeps decoded and squashed images, so that each is decoded once; None decodes every time.
+        cache_images: folder that keeps decoded and resized images, so that each is decoded once; None decodes every time.
 
     Raises:
         DataError: if the folder or split is missing or empty.
@@ -183,11 +185,11 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         self._repeat = repeat
         self._responses_per_image = responses_per_image
         self._epoch = 0
-        self._cache: SquashedImages | None = None
+        self._cache: CachedCanvases | None = None
         if cache_images is not None:
             manifest = sha256(Path(source) / "manifest.json")
-            file_name = f"{split}-{manifest[:16]}-{len(self._rows)}-{self._image.size}-{context.resize}"
-            self._cache = SquashedImages(Path(cache_images), file_name, len(self._rows), self._image.size)
+            name = f"{split}-{manifest[:16]}"
+            self._cache = CachedCanvases(Path(cache_images), name, len(self._rows), self._image)
         self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
 
@@ -243,8 +245,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
     def _pixels(self, number: int) -> Tensor:
         if self._cache is None:
             return self._image(read_image(self._rows, number))
-        squashed = self._cache.get(number, lambda: self._image.squash(read_image(self._rows, number)))
-        return self._image.normalise(squashed)
+        return self._cache.get(number, lambda: read_image(self._rows, number))
 
 
 def read_image(rows: Rows, place: int) -> Image.Image:
@@ -329,10 +330,11 @@ def collate(
     if len(sources) > 1:
         numbers = torch.tensor([sources.index(sample.source) for sample in samples])
         source_index = numbers.repeat_interleave(torch.tensor([len(row) for row in labels]))
+    images, aspect_ratio = stack_images([sample.image for sample in samples])
     return Batch(
         tokens=tokens,
-        images=torch.stack([sample.image for sample in samples]).unsqueeze(1),
-        aspect_ratio=torch.ones(len(samples), 1, 2, dtype=torch.int),
+        images=images,
+        aspect_ratio=aspect_ratio,
         sees_image=is_image.cumsum(dim=1) > 0,
         slot_index=(tokens == slot_id(transform)).flatten().nonzero().squeeze(1),
         response_index=torch.cat([row[3] + number * width for number, row in enumerate(rows)]),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ift_components.data import instruction_format
 from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset, read_image
-from ift_components.data.images import SquashedImages
+from ift_components.data.images import CachedCanvases
 from ift_components.data.prepared import load_questions
 from ift_components.data.prompts import Text, prompt_tokens, response_tokens
 from ift_components.data.source import QuestionKind
@@ -43,7 +43,7 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         questions_per_image: at most so many questions about one image share its pass through the encoder.
         name: what its losses are called where a run has several sources.
         limit: use only the first questions.
-        cache_images: folder that keeps decoded and squashed images, so that each is decoded once; None decodes every time.
+        cache_images: folder that keeps decoded and resized images, so that each is decoded once; None decodes every time.
 
     Raises:
         DataError: if folder or split are missing, no question is of these kinds, or a question is not whole.
@@ -87,11 +87,11 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         self._categories: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self._questions.values():
             self._categories[row["attribute"], row["kind"]].add(row["answer_text"])
-        self._cache: SquashedImages | None = None
+        self._cache: CachedCanvases | None = None
         if cache_images is not None:
             manifest = sha256(Path(source) / "manifest.json")
-            file_name = f"questions-{split}-{manifest[:16]}-{len(image_numbers)}-{self._image.size}-{context.resize}"
-            self._cache = SquashedImages(Path(cache_images), file_name, len(image_numbers), self._image.size)
+            file_name = f"questions-{split}-{manifest[:16]}"
+            self._cache = CachedCanvases(Path(cache_images), file_name, len(image_numbers), self._image)
         self._check_lengths()
 
     def set_epoch(self, epoch: int) -> None:
@@ -181,8 +181,7 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
     def _pixels(self, place: int) -> Tensor:
         if self._cache is None:
             return self._image(read_image(self._rows, place))
-        squashed = self._cache.get(self._image_number[place], lambda: self._image.squash(read_image(self._rows, place)))
-        return self._image.normalise(squashed)
+        return self._cache.get(self._image_number[place], lambda: read_image(self._rows, place))
 
 
 def _check_arguments(kinds: Sequence[str], template: str, **counts: int | None) -> None:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from torchtune.modules.model_fusion import DeepFusionModel
 
+from ift_components.data.images import stack_images
 from ift_components.data.prompts import slot_id
 from ift_components.models.cache import DecoderCache, ImageKeysValues, image_caches
 from ift_components.models.forward import Recorder, embed_tokens, encode_images, fill_slots, run_decoder
+from ift_components.models.tile_padding import own_image_tokens
 
 
 @dataclass
@@ -38,23 +41,40 @@ class EncodedImages:
 
     Attributes:
         features: what the encoder made of them, [m, image tokens, d].
+        mask: [m, image tokens], True for an image's own tokens; None if all are, because all have the same number of tiles.
         keys_values: of each cross-attention layer; filled by the first batch of prompts about them, read by later ones.
     """
 
     features: Tensor
+    mask: Tensor | None
     keys_values: list[ImageKeysValues]
 
     def select(self, images: Sequence[int]) -> "EncodedImages":
-        """Return the images with these numbers, an image as often as it is named."""
-        return EncodedImages(self.features[list(images)], [layer.select(images) for layer in self.keys_values])
+        """Return the images with these numbers, an image as often as it is named, without what filled them all up."""
+        mask, tokens = None, self.features.shape[1]
+        if self.mask is not None:
+            mask = self.mask[list(images)]
+            tokens = int(mask.sum(dim=1).max())  # an image's own come first
+            mask = None if bool(mask[:, :tokens].all()) else mask[:, :tokens]
+        layers = [layer.select(images, tokens) for layer in self.keys_values]
+        return EncodedImages(self.features[list(images), :tokens], mask, layers)
 
     @staticmethod
     def join(parts: "Sequence[EncodedImages]") -> "EncodedImages":
-        """Return images that were encoded apart, all of the same number of image tokens, as one set."""
+        """Return images that were encoded apart as one set, filled up to the most tokens of an image."""
+        longest = max(part.features.shape[1] for part in parts)
+        features, masks = [], []
+        for part in parts:
+            rows, tokens = part.features.shape[:2]
+            own = part.mask
+            if own is None:
+                own = torch.ones(rows, tokens, dtype=torch.bool, device=part.features.device)
+            features.append(F.pad(part.features, (0, 0, 0, longest - tokens)))
+            masks.append(F.pad(own, (0, longest - tokens), value=False))
+        mask = torch.cat(masks)
         layers = zip(*(part.keys_values for part in parts), strict=True)
-        return EncodedImages(
-            torch.cat([part.features for part in parts]), [ImageKeysValues.join(layer) for layer in layers]
-        )
+        joined = [ImageKeysValues.join(layer) for layer in layers]
+        return EncodedImages(torch.cat(features), None if bool(mask.all()) else mask, joined)
 
 
 @dataclass
@@ -107,16 +127,17 @@ class Engine:
         self._stops = torch.tensor(transform.stop_tokens, device=self.device)
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> EncodedImages:
+    def encode(self, images: Sequence[Tensor] | Tensor) -> EncodedImages:
         """Run images through the encoder.
 
         Args:
-            images: [m, 1 tile, 3, h, w], different images.
+            images: m different images as `ImageTransform` gives them, [down, across, 3, h, w] each, of any number of tiles.
         """
-        aspect_ratio = torch.ones(len(images), 1, 2, dtype=torch.int)  # torchtune loops over it: on the CPU
-        pixels = images.unsqueeze(1).to(self.device, self.dtype)
-        features = encode_images(self._model, pixels, aspect_ratio, self._recorder)
-        return EncodedImages(features, image_caches(self._model.decoder))
+        pixels, aspect_ratio = stack_images(images)
+        features = encode_images(self._model, pixels.to(self.device, self.dtype), aspect_ratio, self._recorder)
+        mask = own_image_tokens(self._model, aspect_ratio)
+        mask = None if mask is None else mask.to(self.device)
+        return EncodedImages(features, mask, image_caches(self._model.decoder))
 
     @torch.inference_mode()
     def start(self, image: EncodedImages, prompts: Sequence[Sequence[int]], room: int) -> State:
@@ -278,6 +299,7 @@ class Engine:
             self._model,
             h,
             image=state.image.features,
+            image_mask=state.image.mask,
             sees_image=sees_image,
             mask=allowed | (key == query),  # [b, n, end]; a padding query sees itself: an empty softmax is NaN
             positions=(query.T - state.padding.unsqueeze(1)).clamp(min=0),

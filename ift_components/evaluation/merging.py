@@ -26,7 +26,7 @@ from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.files import atomic_path, require_new_folder, write_json
 from ift_components.models.adapter_reader import load_adapter, read_facts
-from ift_components.models.build import build_for_inference, build_model
+from ift_components.models.build import build_for_inference, build_model, layout_for_answers
 from ift_components.models.forward import embed_tokens, encode_images, run_decoder
 from ift_components.models.hf_layout import hf_config, read_config, save_checkpoint
 from ift_components.models.hf_names import HFNames
@@ -61,8 +61,14 @@ class MergeSettings:
     tokenizer: dict[str, Any] = MISSING
     """Component that builds the model's transform."""
 
-    tile_padding: str = "none"
-    """As in training; noted in the checkpoint."""
+    tiles: int | None = None
+    """As in training; null takes what the adapter or the tuned checkpoint notes, as do the next two."""
+
+    tile_padding: str | None = None
+    """As in training."""
+
+    resize: str | None = None
+    """As in training."""
 
     blend: Any = None
     """Shares of the way from base (0) to tuned (1): one, or a mapping of parts to shares (parts left out: 1), or a list of such
@@ -164,6 +170,8 @@ class Merging:
         self.cfg, self.candidates, self.world = cfg, candidates, world
         self.folder = Path(cfg.output_dir)
         self.base = Path(cfg.checkpoint_dir)
+        asked = {"tiles": cfg.tiles, "tile_padding": cfg.tile_padding, "resize": cfg.resize}
+        self.layout = layout_for_answers(cfg.tuned_dir or cfg.checkpoint_dir, cfg.adapter_dir, asked)
 
     def run(self) -> dict[str, Any]:
         """Write `checkpoint`, `merge.json` and, of several blends, `blend.png`; return what `merge.json` holds."""
@@ -194,7 +202,7 @@ class Merging:
         return len(self.candidates) > 1
 
     def _model(self) -> DeepFusionModel:
-        return set_tile_padding(build_model(self.cfg.model, meta=True), self.cfg.tile_padding)
+        return build_model(self.cfg.model, meta=True)
 
     def _weights(self, shares: Shares) -> Iterator[tuple[str, Tensor]]:
         model = self._model()
@@ -216,7 +224,7 @@ class Merging:
             dtype=parse_dtype(self.cfg.save_dtype, "save_dtype"),
             source=self.base,
             transform=instantiate(self.cfg.tokenizer, "tokenizer"),
-            tile_padding=self.cfg.tile_padding,
+            layout=self.layout,
         )
 
     def _evaluation(self, number: int | None) -> EvalSettings:
@@ -226,7 +234,8 @@ class Merging:
         own = {
             "model": self.cfg.model,
             "tokenizer": self.cfg.tokenizer,
-            "tile_padding": self.cfg.tile_padding,
+            **self.layout.note(),
+            "other_layout": True,  # the base is compared as the candidates are
             "split": "val",
         }
         try:
@@ -269,7 +278,7 @@ class Merging:
         build = partial(build_for_inference, self.cfg.model, device=torch.device("cpu"), dtype=torch.float32)
         logits = []
         for checkpoint, adapter in ((self.base, self.cfg.adapter_dir), (self.folder / "checkpoint", None)):
-            model = set_tile_padding(build(str(checkpoint)), self.cfg.tile_padding)
+            model = set_tile_padding(build(str(checkpoint)), self.layout.answering_padding, self.layout.tiles)
             if adapter is not None:
                 load_adapter(model, Path(adapter), self.base)
             image = encode_images(model, images, torch.ones(1, 1, 2, dtype=torch.int))

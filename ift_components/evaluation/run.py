@@ -2,9 +2,11 @@
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ from ift_components.evaluation.settings import EvalSettings, check_settings
 from ift_components.evaluation.tasks import CHOICE, FREE, TASKS, score_all
 from ift_components.files import owner_only, sha256, write_json
 from ift_components.models.adapter_reader import adapter_hash, load_adapter
-from ift_components.models.build import build_for_inference
+from ift_components.models.build import build_for_inference, layout_for_answers
+from ift_components.models.image_layout import ImageLayout
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.pages import now
 from ift_components.proxy import load_proxy
@@ -72,7 +75,8 @@ def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | No
     model = build_for_inference(
         cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype), frozen_dtype=cfg.frozen_dtype
     )
-    set_tile_padding(model, cfg.tile_padding)
+    layout = ImageLayout(**cfg.asked_layout)  # `_settle_layout` has left nothing open
+    set_tile_padding(model, layout.answering_padding, layout.tiles)
     if cfg.adapter_dir is not None:
         load_adapter(model, Path(cfg.adapter_dir), Path(str(cfg.checkpoint_dir)))
     proxy = _read_proxy(Path(cfg.report.proxy), model.decoder.output.in_features) if cfg.report.proxy else None
@@ -83,7 +87,8 @@ def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | No
         scoring=cfg.scoring,
         proxy=proxy,
         identity=identity,
-        resize=cfg.resize,
+        resize=layout.resize,
+        tiles=layout.tiles,
     )
 
 
@@ -211,6 +216,7 @@ class Evaluation:
             UserError: for everything wrong with config, data, model or folder; nothing has been written then.
         """
         check_settings(self.cfg)
+        self._settle_layout()
         draw_if_missing(self.cfg.data)
         self.items = load_items(self.cfg)
         runs = {name: self.cfg.n_runs if task.repeated else 1 for name, task in TASKS.items()}
@@ -233,6 +239,17 @@ class Evaluation:
         if not resumed:
             self.world.barrier()  # whoever finds something wrong stops before anything is written
             self._open()
+
+    def _settle_layout(self) -> None:
+        """Put the layout of pictures that is computed into the config: results are compared and continued by it."""
+        cfg = self.cfg
+        if cfg.predictor is not None:
+            return
+        layout = layout_for_answers(cfg.checkpoint_dir, cfg.adapter_dir, cfg.asked_layout, anyway=cfg.other_layout)
+        computed = {**layout.note(), "tile_padding": layout.answering_padding}
+        self.cfg = replace(cfg, **computed)
+        if self.world.is_main:
+            print(f"pictures: {layout}", file=sys.stderr)
 
     def _as_run(self, results: dict[str, Any], predictions: Sequence[Prediction]) -> Run:
         return Run(self.cfg.label or self.path.resolve().name, results, list(predictions))

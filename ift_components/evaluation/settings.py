@@ -7,8 +7,7 @@ from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
-from ift_components.models.pictures import RESIZING
-from ift_components.models.tile_padding import LAYOUTS
+from ift_components.models.image_layout import ImageLayout
 from ift_components.saliency.methods import method_of
 from ift_components.training.settings import parse_dtype
 
@@ -70,8 +69,12 @@ class EvalSettings:
         adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`; null evaluates the checkpoint alone.
         frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits, as in training with that key.
         tokenizer: component that builds the model's transform.
-        tile_padding: `none` (one tile, as in the authors' fine-tuning) or `meta` (padded to four tiles, as in Meta's training).
-        resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
+        tiles: 1 (pictures squashed into one tile) or 4 (cut into up to four). Null takes what the checkpoint notes, as do the
+            next two; where it notes nothing, which is Meta's own, 1, `meta` and `bilinear`.
+        tile_padding: `none` (no padding, as in the authors' fine-tuning), `meta` (padded to four tiles, as in Meta's training)
+            or `paper` (the authors' protocol: trained without, so evaluated with it).
+        resize: how pictures are resized, `bilinear` or `bicubic`.
+        other_layout: evaluate in another layout than the checkpoint was trained in, which is refused otherwise.
         image_control: ask the questions of `data` again with another image's pixels: accuracy that is left was not read
             from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
@@ -108,8 +111,10 @@ class EvalSettings:
     adapter_dir: str | None = None
     frozen_dtype: str | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
-    tile_padding: str = "none"
-    resize: str = "bilinear"
+    tiles: int | None = None
+    tile_padding: str | None = None
+    resize: str | None = None
+    other_layout: bool = False
     image_control: bool = True
     scoring: str = "generate"
     parser: str = "authors"
@@ -125,6 +130,11 @@ class EvalSettings:
     limit: int | None = None
     dtype: str = "fp32"
     device: str = "auto"
+
+    @property
+    def asked_layout(self) -> dict[str, Any]:
+        """The keys of the layout of pictures; None takes what the checkpoint notes."""
+        return {"tiles": self.tiles, "tile_padding": self.tile_padding, "resize": self.resize}
 
 
 def _require(cfg: EvalSettings, *keys: str) -> None:
@@ -145,9 +155,11 @@ def check_settings(cfg: EvalSettings) -> None:
     if cfg.compare is not None:
         return
     _require(cfg, "data", *(() if cfg.predictor is not None else ("model", "tokenizer")))
-    for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS), ("tile_padding", LAYOUTS), ("resize", RESIZING)):
+    for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS)):
         if getattr(cfg, key) not in allowed:
             raise ConfigError(f"{key}: '{getattr(cfg, key)}' is not one of {', '.join(allowed)}")
+    given = {key: value for key, value in cfg.asked_layout.items() if value is not None}
+    ImageLayout(**given)  # refuses an unknown one
     for key in ("max_new_tokens", "batch_size", "limit", "n_runs", "bootstrap"):
         value = getattr(cfg, key)
         if value is not None and value < 1:
@@ -192,7 +204,17 @@ def _check_sampling(cfg: EvalSettings) -> None:
 def _check_own_keys(cfg: EvalSettings) -> None:
     """Refuse what a predictor of the user's choice would not read."""
     defaults = EvalSettings()
-    own = ("checkpoint_dir", "adapter_dir", "frozen_dtype", "scoring", "tile_padding", "resize", "saliency")
+    own = (
+        "checkpoint_dir",
+        "adapter_dir",
+        "frozen_dtype",
+        "scoring",
+        "tiles",
+        "tile_padding",
+        "resize",
+        "other_layout",
+        "saliency",
+    )
     foreign = [key for key in own if getattr(cfg, key) != getattr(defaults, key)]
     foreign += ["report.proxy"] if cfg.report.proxy is not None else []
     for key in ("temperature", "top_p", "seed"):

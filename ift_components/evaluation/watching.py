@@ -124,7 +124,12 @@ class ValidationQuestions:
         images = {name: number for number, name in enumerate(dict.fromkeys(item.image_id for item in items))}
         mine = [n for n, item in enumerate(items) if images[item.image_id] % world.size == world.rank]
         predictor = OwnPredictor(
-            model, self._context.transform, batch_size=self._batch_size, proxy=proxy, resize=self._context.resize
+            model,
+            self._context.transform,
+            batch_size=self._batch_size,
+            proxy=proxy,
+            resize=self._context.resize,
+            tiles=self._context.tiles,
         )
         numbers = {items[n].key: n for n in mine}
         texts = {

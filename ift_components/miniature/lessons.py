@@ -190,6 +190,7 @@ class Lessons:
         return replace(batch, response_index=batch.response_index[counts], labels=batch.labels[counts])
 
     def _sample(self, turn: tasks.Turn, image: Tensor) -> Sample:
+        """Return a training sample of a turn about an image, [1 tile, 3, side, side]."""
         instruction, answer = turn
         prompt = prompt_tokens(self.transform, Text(instruction))
-        return Sample(instruction, prompt, [response_tokens(self.transform, answer)], image)
+        return Sample(instruction, prompt, [response_tokens(self.transform, answer)], image.unsqueeze(0))

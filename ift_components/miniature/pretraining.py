@@ -30,6 +30,7 @@ from ift_components.miniature.lessons import Lessons
 from ift_components.models.build import build_model
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
+from ift_components.models.image_layout import ImageLayout
 from ift_components.training.settings import parse_dtype
 
 
@@ -222,7 +223,7 @@ class Pretraining:
                 hf_config(self.model),
                 dtype=self.dtype,
                 transform=instantiate(self.cfg.tokenizer, "tokenizer"),
-                tile_padding="none",
+                layout=ImageLayout(),
             )
             print(f"pretrained in {(time.perf_counter() - begin) / 60:.0f} min: {self.folder / 'checkpoint'}")
 

@@ -67,10 +67,10 @@ class AttributeClassifier(nn.Module):
         """Return the logits of each attribute's classes, [b, classes] each.
 
         Args:
-            images: [b, 1 tile, 3, h, w] normalised pixels.
+            images: [b, 1, 1, 3, h, w] normalised pixels: one tile each.
         """
         ratio = torch.ones(len(images), 1, 2, dtype=torch.int)  # torchtune loops over it in Python
-        features = self.encoder(images.unsqueeze(1), ratio).mean(dim=1)
+        features = self.encoder(images, ratio).mean(dim=1)
         return self.heads(self.norm(features)).split([len(texts) for texts in self.classes.values()], dim=1)
 
 
@@ -89,7 +89,7 @@ def _answers(schema: Schema, row: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _LabelledImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images, [1 tile, 3, h, w], with the class of each attribute, [attributes]; -1 where it does not apply or is unknown."""
+    """Images, [1, 1, 3, h, w], with the class of each attribute, [attributes]; -1 where it does not apply or is unknown."""
 
     def __init__(self, rows: Rows, schema: Schema, classes: Classes, picture: ImageTransform) -> None:
         self._rows, self._picture = rows, picture

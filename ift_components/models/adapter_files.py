@@ -34,6 +34,7 @@ from ift_components.models.hf_layout import (
     tune_to_hf,
 )
 from ift_components.models.hf_names import HFNames, newer_name, state_name
+from ift_components.models.image_layout import IMAGE_LAYOUT, ImageLayout
 from ift_components.models.model_card import base_name
 from ift_components.models.parts import PARTS, part_of
 from ift_components.models.prompts_by_layer import (
@@ -157,6 +158,7 @@ def gather_adapter(
     dtype: torch.dtype,
     card: str | None = None,
     is_main: bool = True,
+    layout: ImageLayout | None = None,
 ) -> Callable[[Path], None]:
     """Gather what an adapter folder holds in host memory and return the function that writes it.
 
@@ -167,6 +169,7 @@ def gather_adapter(
         dtype: type of parts saved in full; adapters are fp32.
         card: text of the folder's `README.md`.
         is_main: whether this process will write.
+        layout: how pictures were laid out in training.
 
     Returns:
         A function that takes the folder to create, which appears complete or not at all.
@@ -200,7 +203,9 @@ def gather_adapter(
             config = _peft_config(names, layers, whole, base_name(base), has_prompts=bool(prompts))
             write_json(temporary / CONFIG, config)
             facts = {"format": FORMAT, "base_sha256": base_hash(base), "tuning": tuning.as_dict()}
-            write_json(temporary / FACTS, facts | {"full_parts": sorted(full_parts)})
+            facts |= {"full_parts": sorted(full_parts)}
+            facts |= {IMAGE_LAYOUT: layout.note()} if layout is not None else {}
+            write_json(temporary / FACTS, facts)
             if card is not None:
                 write_text(temporary / "README.md", card)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.config import instantiate
 from ift_components.errors import ConfigError
+from ift_components.models.adapter_files import FACTS
 from ift_components.models.hf_layout import load_weights
+from ift_components.models.image_layout import ImageLayout, answering_layout, noted_layout
 from ift_components.models.quantised import NF4, fill_quantised
 
 
@@ -56,6 +59,31 @@ def compute_buffers(model: DeepFusionModel, device: torch.device) -> None:
         for module in model.modules():
             if hasattr(module, "rope_init"):
                 module.rope_init()
+
+
+def layout_for_answers(
+    checkpoint_dir: str | None,
+    adapter_dir: str | None = None,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    anyway: bool = False,
+) -> ImageLayout:
+    """Return the layout of pictures in which a model is to be asked: what its adapter, or else its checkpoint, notes.
+
+    Args:
+        checkpoint_dir: a checkpoint in Hugging Face layout, or None for random weights.
+        adapter_dir: an adapter on it, or None.
+        asked: `tiles`, `tile_padding` and `resize` as the user wants them; None or left out takes what is noted.
+        anyway: whether another layout than training's is meant.
+
+    Raises:
+        ConfigError: if a value is unknown, or it is another layout than training's.
+    """
+    noted = None if checkpoint_dir is None else noted_layout(Path(checkpoint_dir) / "config.json")
+    where = str(checkpoint_dir)
+    if adapter_dir is not None:
+        noted, where = noted_layout(Path(adapter_dir) / FACTS) or noted, adapter_dir
+    return answering_layout(noted, asked, where, is_trained=checkpoint_dir is not None, anyway=anyway)
 
 
 def build_for_inference(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchtune.modules import MultiHeadAttention, TransformerDecoder
 from torchtune.modules.model_fusion import FusionLayer
 
@@ -36,19 +37,24 @@ class ImageKeysValues:
         self.k_cache, self.v_cache = keys, values
         return keys, values
 
-    def select(self, images: Sequence[int]) -> "ImageKeysValues":
-        """Return those of the images with these numbers; empty if these are."""
+    def select(self, images: Sequence[int], tokens: int | None = None) -> "ImageKeysValues":
+        """Return those of the images with these numbers, or of their first tokens; empty if these are."""
         chosen = ImageKeysValues()
         if self.size:
-            chosen.update(self.k_cache[list(images)], self.v_cache[list(images)])
+            chosen.update(self.k_cache[list(images), :, :tokens], self.v_cache[list(images), :, :tokens])
         return chosen
 
     @staticmethod
     def join(parts: "Sequence[ImageKeysValues]") -> "ImageKeysValues":
-        """Return those of several sets of images in one; empty if one of them is."""
+        """Return those of several sets of images in one, filled up to the most tokens; empty if one of them is."""
         joined = ImageKeysValues()
         if all(part.size for part in parts):
-            joined.update(torch.cat([part.k_cache for part in parts]), torch.cat([part.v_cache for part in parts]))
+            longest = max(part.size for part in parts)
+
+            def together(held: Sequence[Tensor]) -> Tensor:
+                return torch.cat([F.pad(tensor, (0, 0, 0, longest - tensor.shape[2])) for tensor in held])
+
+            joined.update(together([part.k_cache for part in parts]), together([part.v_cache for part in parts]))
         return joined
 
 

@@ -19,6 +19,7 @@ from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 
 from ift_components.models.cache import DecoderCache
 from ift_components.models.prompts_by_layer import DecoderInput, with_prefix
+from ift_components.models.tile_padding import TileSequence, own_image_tokens
 from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
 
 
@@ -51,7 +52,7 @@ class Recorder(Protocol):
             query: [b, heads, s, head dim]; in cross-attention [m, heads, rows of an image * s, head dim].
             key: [b, heads, keys, head dim]; virtual tokens that tuning has added come first.
             value: likewise.
-            mask: [b, s, keys], True where a query attends to a key, or None.
+            mask: [b, s, keys], in cross-attention [m, 1, keys], True where a query attends to a key, or None.
             is_causal: whether a query attends to the keys up to its own place alone.
             attend: the layer's own kernel on these queries and keys; takes values [b, heads, keys, any width]. With unit
                 vectors as values it gives the attention weights, whatever mask is built into the kernel.
@@ -72,6 +73,8 @@ def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
                 return call(query, key, values, **options)
 
             mask, is_causal = options.get("mask"), bool(options.get("is_causal"))
+            if isinstance(mask, TileSequence):
+                mask = mask.dense(query.shape[2], key.shape[2], query.device)
             attended = recorder.attention(name, query, key, value, mask, is_causal=is_causal, attend=attend)
             return attend(value) if attended is None else attended
 
@@ -87,7 +90,8 @@ class Batch:
 
     Attributes:
         tokens: [b, s] token ids.
-        images: [b, 1, tiles, 3, h, w] normalised pixels; None leaves out encoder and cross-attention, as for a text alone.
+        images: [b, 1, tiles, 3, h, w] normalised pixels, filled up with zeros to the most tiles of an image; None leaves out
+            encoder and cross-attention, as for a text alone.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
         slot_index: [r * K] positions of the proxy slots in the flattened [b * s] sequence, row by row; r <= b rows have slots.
@@ -173,6 +177,8 @@ def encode_images(
 ) -> Tensor:
     """Return images as the decoder sees them, [m, image tokens, d].
 
+    Where the images have different numbers of tiles, `own_image_tokens` tells which of the tokens are each image's own.
+
     Args:
         model: the model.
         images: [m, 1, tiles, 3, h, w] in the compute dtype.
@@ -189,6 +195,7 @@ def run_decoder(
     h: Tensor,
     *,
     image: Tensor | None,
+    image_mask: Tensor | None = None,
     sees_image: Tensor | None = None,
     mask: Tensor | None = None,
     positions: Tensor | None = None,
@@ -202,6 +209,7 @@ def run_decoder(
         h: [b, s, d] embeddings, slots filled.
         image: [m, image tokens, d] from `encode_images`; the first b / m rows are about the first image, and so on. None leaves
             out cross-attention, unless the cache holds images.
+        image_mask: [m, image tokens] from `own_image_tokens`, True for an image's own tokens; None if all are.
         sees_image: [b, s] False for tokens that must not see the image; None if all do.
         mask: [b, s, keys] which tokens each token sees; None is causal.
         positions: [b, s] position of each token; None counts up.
@@ -224,7 +232,7 @@ def run_decoder(
             if isinstance(layer, FusionLayer):
                 language_layer = layer.layer
                 if image is not None or image_is_cached:
-                    fused = _attend_to_images(layer.fusion_layer, h, None if image_is_cached else image)
+                    fused = _attend_to_images(layer.fusion_layer, h, None if image_is_cached else image, image_mask)
                     h = fused if seen is None else torch.where(seen, fused, h)
                     if recorder is not None:
                         recorder.hidden(f"{name}.fusion_layer", h[:, inputs.virtual :])
@@ -236,7 +244,9 @@ def run_decoder(
     return h[:, inputs.virtual :]
 
 
-def _attend_to_images(layer: TransformerCrossAttentionLayer, h: Tensor, image: Tensor | None) -> Tensor:
+def _attend_to_images(
+    layer: TransformerCrossAttentionLayer, h: Tensor, image: Tensor | None, image_mask: Tensor | None
+) -> Tensor:
     """Apply a cross-attention layer to [b, s, d]; without an image it is read from the layer's cache.
 
     The rows about one image are laid end to end, [m, rows * s, d], and attend to one copy of its keys and values: nothing in a
@@ -244,7 +254,8 @@ def _attend_to_images(layer: TransformerCrossAttentionLayer, h: Tensor, image: T
     """
     images = layer.attn.kv_cache.k_cache if image is None else image
     together = h.reshape(len(images), -1, h.shape[-1])
-    attended: Tensor = layer(together, encoder_input=image)
+    mask = None if image_mask is None else image_mask.to(h.device).unsqueeze(1)  # [m, 1, image tokens]
+    attended: Tensor = layer(together, encoder_input=image, encoder_mask=mask)
     return attended.view(h.shape)
 
 
@@ -270,14 +281,23 @@ class ResponseLoss(nn.Module):
         """
         model = self.model
         trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
-        image = None
+        image = image_mask = None
         if batch.images is not None:
+            image_mask = own_image_tokens(model, batch.aspect_ratio)
             with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
                 image = encode_images(model, batch.images.to(self.compute_dtype), batch.aspect_ratio)
         h = embed_tokens(model.decoder, batch.tokens)
         if proxy is not None:
             h = fill_slots(h, batch.slot_index, proxy)
-        h = run_decoder(model, h, image=image, sees_image=batch.sees_image, mask=batch.mask, positions=batch.positions)
+        h = run_decoder(
+            model,
+            h,
+            image=image,
+            image_mask=image_mask,
+            sees_image=batch.sees_image,
+            mask=batch.mask,
+            positions=batch.positions,
+        )
         h = h.reshape(-1, h.shape[-1]).index_select(0, batch.response_index)
         logits = model.decoder.output(model.decoder.norm(h)).float()  # [n, vocabulary]
         if batch.source_index is None:

@@ -16,16 +16,15 @@ from torchtune.models.llama3 import Llama3Tokenizer
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
 from ift_components.files import write_json, write_text
+from ift_components.models.image_layout import IMAGE_LAYOUT, ImageLayout
+from ift_components.models.pictures import RESIZING
 from ift_components.models.torchtune_private import CL100K_PATTERN
 
 INDEX = "model.safetensors.index.json"
-# The key of `config.json` that tells how a model's pictures were laid out in training: {"tiles": 1, "tile_padding": ...}.
-IMAGE_LAYOUT = "image_layout"
 _COPIED_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 _COPIED_NAMES = ("LICENSE", "NOTICE", "USE_POLICY.md")
 _MADE_ANEW = (INDEX, "config.json")
 _TIKTOKEN_FILE = "original/tokenizer.model"  # where Meta's repositories keep the file that torchtune reads
-_BILINEAR = 2  # Pillow's number of the filter that training squashes with by default
 # Llama 3's chat format for a conversation about one image. Every text is trimmed, as torchtune trims it.
 _CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -128,23 +127,30 @@ def _tokenizer_config(tokenizer: Llama3Tokenizer, longest: int) -> dict[str, Any
     }
 
 
-def _preprocessor_config(transform: Llama3VisionTransform, config: Mapping[str, Any]) -> dict[str, Any]:
-    pictures = transform.transform_image
+def _of_layout(config: Mapping[str, Any], layout: ImageLayout) -> dict[str, int]:
+    """Return the keys of `preprocessor_config.json` that the model and the layout of its pictures decide."""
+    # The model adds the embeddings of so many tiles: with another number transformers' model fails, also for one tile.
+    return {"max_image_tiles": config["vision_config"]["max_num_tiles"], "resample": int(RESIZING[layout.resize])}
+
+
+def _preprocessor_config(
+    transform: Llama3VisionTransform, config: Mapping[str, Any], layout: ImageLayout
+) -> dict[str, Any]:
+    pictures, decided = transform.transform_image, _of_layout(config, layout)
     return {
         "image_processor_type": "MllamaImageProcessor",
         "processor_class": "MllamaProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": pictures.tile_size, "width": pictures.tile_size},
-        "resample": _BILINEAR,
+        "resample": decided["resample"],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(pictures.mean),
         "image_std": list(pictures.std),
         "do_pad": True,
-        # The model adds this many tiles' embeddings: with another number transformers' model fails.
-        "max_image_tiles": config["vision_config"]["max_num_tiles"],
+        "max_image_tiles": decided["max_image_tiles"],
     }
 
 
@@ -170,7 +176,12 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def write_files(
-    folder: Path, config: Mapping[str, Any], *, source: Path | None, transform: Llama3VisionTransform | None
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    source: Path | None,
+    transform: Llama3VisionTransform | None,
+    layout: ImageLayout | None = None,
 ) -> None:
     """Write a checkpoint folder's files beside its config and weights.
 
@@ -179,15 +190,20 @@ def write_files(
         config: the content of its `config.json`.
         source: the checkpoint that training started from, whose files are copied.
         transform: the model's transform, from which those that `source` lacks are made; None makes none of them.
+        layout: how pictures were laid out in training, which the processor's file is made to agree with; None leaves it.
     """
     if source is not None:
         _copy_files(source, folder)
+    processor = folder / "preprocessor_config.json"
+    if layout is not None and processor.is_file():
+        content = json.loads(processor.read_text(encoding="utf-8"))
+        write_json(processor, {**content, **_of_layout(config, layout)})
     if not (folder / "generation_config.json").is_file():
         write_json(folder / "generation_config.json", _generation_config(config))
     if transform is None:
         return
-    if not (folder / "preprocessor_config.json").is_file():
-        write_json(folder / "preprocessor_config.json", _preprocessor_config(transform, config))
+    if not processor.is_file():
+        write_json(processor, _preprocessor_config(transform, config, layout or ImageLayout()))
     if not (folder / "tokenizer.json").is_file():
         convert_tokenizer(transform.tokenizer).save(str(folder / "tokenizer.json"))
     if not (folder / "tokenizer_config.json").is_file():

@@ -24,7 +24,8 @@ from torchtune.modules.model_fusion import DeepFusionModel, FusionLayer
 from ift_components.errors import ConfigError
 from ift_components.files import complete_folder, partial_folder, write_json, write_text
 from ift_components.models.adapters import is_added
-from ift_components.models.hf_files import IMAGE_LAYOUT, INDEX, write_files
+from ift_components.models.hf_files import INDEX, write_files
+from ift_components.models.image_layout import IMAGE_LAYOUT, ImageLayout
 from ift_components.models.torchtune_private import llama3_vision_hf_to_tune, llama3_vision_tune_to_hf
 
 _MODEL_TYPE = "mllama"
@@ -323,7 +324,7 @@ def save_checkpoint(
     dtype: torch.dtype,
     source: Path | None = None,
     transform: Llama3VisionTransform | None = None,
-    tile_padding: str | None = None,
+    layout: ImageLayout | None = None,
     model_card: str | None = None,
     max_file_bytes: int = 5_000_000_000,
 ) -> None:
@@ -337,7 +338,7 @@ def save_checkpoint(
         dtype: type of the saved weights.
         source: the checkpoint that training started from; its config, tokenizer and processor files are copied.
         transform: the model's transform, from which the files that `source` lacks are made.
-        tile_padding: the layout in which the model was trained, noted in `config.json`; None keeps what `source` notes.
+        layout: how pictures were laid out in training, noted in `config.json`; None keeps what `source` notes.
         model_card: text of the folder's `README.md`.
         max_file_bytes: largest size of one file of weights; a larger tensor has a file of its own.
     """
@@ -348,9 +349,9 @@ def save_checkpoint(
         content = {**(read_config(source) if source is not None else config)}
         content["torch_dtype"] = str(dtype).removeprefix("torch.")
         content.pop("dtype", None)  # the newer name, which transformers would prefer
-        if tile_padding is not None:
-            content[IMAGE_LAYOUT] = {"tiles": 1, "tile_padding": tile_padding}
+        if layout is not None:
+            content[IMAGE_LAYOUT] = layout.note()
         write_json(temporary / "config.json", content)
-        write_files(temporary, content, source=source, transform=transform)
+        write_files(temporary, content, source=source, transform=transform, layout=layout)
         if model_card is not None:
             write_text(temporary / "README.md", model_card)

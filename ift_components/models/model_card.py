@@ -16,19 +16,23 @@ from huggingface_hub import ModelCardData
 
 from ift_components.errors import ConfigError
 from ift_components.files import write_text
+from ift_components.models.image_layout import ImageLayout
 
 CARD = "README.md"
 _SCORES = ("<!-- scores -->", "<!-- end of scores -->")
 _LAYOUTS = {
-    "none": "one tile alone, as torchtune computes it; transformers and servers compute another layout and answer differently",
-    "meta": "one tile padded to four as in Meta's training, which transformers and servers compute",
+    "none": "without padding, as torchtune computes it; transformers and servers compute another layout and answer differently",
+    "meta": "padded to four tiles as in Meta's training, which transformers and servers compute",
+    "paper": "without padding in training, and is asked padded to four tiles, as in the paper's protocol and by transformers",
 }
 _TUNED = "A Llama-3.2-Vision model tuned on medical images and their reports: {prompt}."
-_PICTURES = (
-    "Every picture was turned upright and resized to one square tile whatever its shape ({resize}). The model saw it as "
-    "{layout} (`tile_padding: {tile_padding}`). transformers' processor cuts a picture that is larger than a tile into "
-    "several: resize it to the tile's size first."
-)
+_TILES = {
+    1: "Every picture was turned upright and resized to one square tile whatever its shape ({resize}). transformers' processor "
+    "cuts a picture that is larger than a tile into several: resize it to the tile's size first.",
+    4: "Every picture was turned upright and cut into up to four tiles, its shape kept, as transformers' processor does "
+    "({resize}).",
+}
+_PADDING = " The model saw tiles {padding} (`tile_padding: {tile_padding}`, `tiles: {tiles}`)."
 _PRIVATE = "Some of the data is private. Ask its owner before you publish weights that were trained on it."
 _USE = (
     "Research on tuning and evaluating vision-language models. It is no medical device: do not use it to diagnose, to treat "
@@ -50,8 +54,7 @@ class RunFacts:
         prompt: what the instruction was or what stood in its place, as a clause.
         settings: further settings by name: steps, samples a step, learning rate, dtype.
         seed: the run's seed.
-        tile_padding: the layout of pictures in training, `none` or `meta`.
-        resize: how they were resized, `bilinear` or `bicubic`.
+        layout: the layout of pictures in training.
     """
 
     base: str | None
@@ -62,8 +65,7 @@ class RunFacts:
     prompt: str
     settings: Mapping[str, str | int | float]
     seed: int
-    tile_padding: str
-    resize: str = "bilinear"
+    layout: ImageLayout
 
 
 def base_name(folder: Path) -> str:
@@ -114,9 +116,8 @@ def model_card(facts: RunFacts) -> str:
         tags=["mllama", "medical", "instruction-free-tuning"],
     ).to_yaml()
     data = {name: ", ".join(f"{n} {kind}" for kind, n in counts.items()) for name, counts in facts.data.items()}
-    pictures = _PICTURES.format(
-        layout=_LAYOUTS[facts.tile_padding], tile_padding=facts.tile_padding, resize=facts.resize
-    )
+    layout = facts.layout
+    pictures = (_TILES[layout.tiles] + _PADDING).format(padding=_LAYOUTS[layout.tile_padding], **layout.note())
     lines = ["---", header, "---", f"# {facts.base or 'A Llama-3.2-Vision model'}, tuned", ""]
     lines += [_TUNED.format(prompt=facts.prompt), "", *_table("training data", data)]
     lines += [_PRIVATE, ""] if facts.private else []

@@ -61,14 +61,14 @@ class LayerPrompt(nn.Module):
             query: [b, heads, s, head dim].
             key: [b, heads, keys, head dim].
             value: likewise.
-            mask: [b, s, keys] or None.
+            mask: [b, s, keys], in the vision encoder also `TileSequence`, or None.
             options: what else the layer's own call takes.
         """
         causal = bool(options.get("is_causal"))
         count, b = len(self.keys), len(key)
         if causal:  # causal kernels count from the first key, which is a virtual token now
             mask = torch.ones(1, query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
-        if mask is not None:
+        if isinstance(mask, Tensor):  # the vision encoder's TileSequence allow for what is put in front
             mask = F.pad(mask, (count, 0), value=True)
 
         def in_front(virtual: Tensor, real: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from ift_components.saliency.image_tokens import canvas_of, tiles_of
 from ift_components.saliency.mapper import Grid

@@ -75,6 +75,7 @@ class Mapper:
         transform: its transform.
         resize: how pictures are resized to a tile, as in training.
         proxy: [K, d] vectors that stand in the place of an empty prompt.
+        tiles: most tiles of a picture, as in training.
     """
 
     def __init__(
@@ -83,17 +84,19 @@ class Mapper:
         transform: Llama3VisionTransform,
         resize: str = "bilinear",
         proxy: Tensor | None = None,
+        *,
+        tiles: int = 1,
     ) -> None:
         self.walk = Walk(model, transform, proxy)
-        self.picture = ImageTransform(transform, resize)
+        self.picture = ImageTransform(transform, resize, tiles)
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """Return a picture as the model sees it, [down, across, 3, h, w]."""
-        return self.picture(picture).unsqueeze(0)
+        return self.picture(picture)
 
     def canvas(self, picture: Image.Image) -> Image.Image:
-        """Return the picture that maps lie over: with one tile the whole picture, squashed."""
-        return self.picture.squash(picture)
+        """Return the picture that maps lie over: with one tile the whole picture, squashed, else what is cut into tiles."""
+        return self.picture.canvas(picture)
 
     def answer(self, picture: Image.Image, prompt: str, max_new_tokens: int = 50) -> str:
         """Return the model's greedy answer."""

@@ -19,7 +19,7 @@ from ift_components.distributed import World
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import complete_folder, owner_only, require_new_folder, write_json
 from ift_components.models.adapter_reader import load_adapter
-from ift_components.models.build import build_for_inference
+from ift_components.models.build import build_for_inference, layout_for_answers
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.saliency.checks import Question, measure, sanity, summary
 from ift_components.saliency.mapper import AnswerMap, Mapper
@@ -53,11 +53,12 @@ def build_mapper(cfg: SaliencySettings, world: World) -> Mapper:
     model = build_for_inference(
         cfg.model, cfg.checkpoint_dir, world.device, parse_dtype(cfg.dtype), frozen_dtype=cfg.frozen_dtype
     )
-    set_tile_padding(model, cfg.tile_padding)
+    layout = layout_for_answers(cfg.checkpoint_dir, cfg.adapter_dir, cfg.asked_layout, anyway=cfg.other_layout)
+    set_tile_padding(model, layout.answering_padding, layout.tiles)
     if cfg.adapter_dir is not None:
         load_adapter(model, Path(cfg.adapter_dir), Path(str(cfg.checkpoint_dir)))
         model.requires_grad_(requires_grad=False)
-    return Mapper(model, instantiate(cfg.tokenizer, "tokenizer"), cfg.resize)
+    return Mapper(model, instantiate(cfg.tokenizer, "tokenizer"), layout.resize, tiles=layout.tiles)
 
 
 def _row(row: dict[str, Any], index: int) -> _Row:

@@ -6,8 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
-from ift_components.models.pictures import RESIZING
-from ift_components.models.tile_padding import LAYOUTS
+from ift_components.models.image_layout import ImageLayout
 from ift_components.saliency.methods import METHODS, method_of
 from ift_components.training.settings import parse_dtype
 
@@ -51,8 +50,10 @@ class SaliencySettings:
         adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`.
         frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits, as in training with that key.
         tokenizer: component that builds the model's transform.
-        tile_padding: `none` or `meta`, as in training.
-        resize: how pictures are resized to a tile, as in training.
+        tiles: most tiles of a picture, 1 or 4; null takes what the checkpoint notes, as do the next two.
+        tile_padding: `none`, `meta` or `paper`, as in training.
+        resize: how pictures are resized, `bilinear` or `bicubic`, as in training.
+        other_layout: take another layout than the checkpoint notes, which is refused otherwise.
         max_new_tokens: longest answer in tokens.
         seed: of random masks, random weights and the order of equal patches.
         dtype: `fp32` or `bf16`.
@@ -75,12 +76,19 @@ class SaliencySettings:
     adapter_dir: str | None = None
     frozen_dtype: str | None = None
     tokenizer: dict[str, Any] = MISSING
-    tile_padding: str = "none"
-    resize: str = "bilinear"
+    tiles: int | None = None
+    tile_padding: str | None = None
+    resize: str | None = None
+    other_layout: bool = False
     max_new_tokens: int = 50
     seed: int = 0
     dtype: str = "fp32"
     device: str = "auto"
+
+    @property
+    def asked_layout(self) -> dict[str, Any]:
+        """The keys of the layout of pictures; None takes what the checkpoint notes."""
+        return {"tiles": self.tiles, "tile_padding": self.tile_padding, "resize": self.resize}
 
 
 def check_settings(cfg: SaliencySettings) -> None:
@@ -92,7 +100,10 @@ def check_settings(cfg: SaliencySettings) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    allowed = {"answer": ANSWERS, "tile_padding": LAYOUTS, "resize": RESIZING}
+    ImageLayout(
+        **{key: value for key, value in cfg.asked_layout.items() if value is not None}
+    )  # refuses an unknown one
+    allowed = {"answer": ANSWERS}
     for key, names in allowed.items():
         if getattr(cfg, key) not in names:
             raise ConfigError(f"{key}: '{getattr(cfg, key)}' is not one of {', '.join(names)}")

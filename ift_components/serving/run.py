@@ -11,7 +11,7 @@ from ift_components.config import instantiate
 from ift_components.distributed import choose_device
 from ift_components.errors import ConfigError
 from ift_components.models.adapter_reader import load_adapter
-from ift_components.models.build import build_for_inference
+from ift_components.models.build import build_for_inference, layout_for_answers
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.serving.app import Server
 from ift_components.serving.metrics import Metrics
@@ -39,10 +39,12 @@ def load_model(cfg: ServeSettings, model: OtherModel) -> Served:
     built = build_for_inference(
         cfg.model, checkpoint, choose_device(cfg.device), parse_dtype(cfg.dtype), frozen_dtype=cfg.frozen_dtype
     )
-    set_tile_padding(built, model.tile_padding or cfg.tile_padding)
+    asked = {**cfg.asked_layout, "tile_padding": model.tile_padding}
+    layout = layout_for_answers(checkpoint, model.adapter_dir, asked, anyway=cfg.other_layout)
+    set_tile_padding(built, layout.answering_padding, layout.tiles)
     if model.adapter_dir is not None:
         load_adapter(built, Path(model.adapter_dir), Path(str(checkpoint)))
-    return Served(built, instantiate(cfg.tokenizer, "tokenizer"), cfg.resize)
+    return Served(built, instantiate(cfg.tokenizer, "tokenizer"), layout.resize, layout.tiles)
 
 
 def _models(cfg: ServeSettings) -> Iterator[tuple[str, OtherModel]]:

@@ -6,19 +6,18 @@ from typing import Any
 
 from ift_components.chat import LOOPBACK
 from ift_components.errors import ConfigError
-from ift_components.models.pictures import RESIZING
-from ift_components.models.tile_padding import LAYOUTS
+from ift_components.models.image_layout import ImageLayout
 from ift_components.training.settings import parse_dtype
 
 
 @dataclass
 class OtherModel:
-    """A further model of the same architecture; what is null is as for the first one, except the adapter.
+    """A further model of the same architecture; a checkpoint that is null is the first one's.
 
     Attributes:
         checkpoint_dir: checkpoint in Hugging Face layout.
         adapter_dir: adapter trained on it; null serves the checkpoint alone.
-        tile_padding: `none` or `meta`, as in its training.
+        tile_padding: as for the first model; null takes what this one notes.
     """
 
     checkpoint_dir: str | None = None
@@ -37,8 +36,10 @@ class ServeSettings:
         adapter_dir: adapter that ift_recipe wrote, trained on `checkpoint_dir`; null serves the checkpoint alone.
         frozen_dtype: `nf4` holds the checkpoint's linear layers in 4 bits.
         tokenizer: component that builds the model's transform.
-        tile_padding: `none` or `meta`, as in training.
-        resize: how pictures are resized to a tile, `bilinear` or `bicubic`; as in training.
+        tiles: most tiles of a picture, 1 or 4; null takes what the checkpoint notes, as do the next two.
+        tile_padding: `none`, `meta` or `paper`, as in training.
+        resize: how pictures are resized, `bilinear` or `bicubic`, as in training.
+        other_layout: take another layout than the checkpoint notes, which is refused otherwise.
         dtype: `fp32` or `bf16`.
         device: `cpu`, `cuda` or `auto`.
         others: name to further models, e.g. the base beside the tuned one; each is held in memory whole.
@@ -65,8 +66,10 @@ class ServeSettings:
     adapter_dir: str | None = None
     frozen_dtype: str | None = None
     tokenizer: dict[str, Any] = field(default_factory=dict)
-    tile_padding: str = "none"
-    resize: str = "bilinear"
+    tiles: int | None = None
+    tile_padding: str | None = None
+    resize: str | None = None
+    other_layout: bool = False
     dtype: str = "fp32"
     device: str = "auto"
     others: dict[str, OtherModel] = field(default_factory=dict)
@@ -87,6 +90,11 @@ class ServeSettings:
     log_requests: bool = False
 
     @property
+    def asked_layout(self) -> dict[str, Any]:
+        """The keys of the layout of pictures; None takes what the checkpoint notes."""
+        return {"tiles": self.tiles, "tile_padding": self.tile_padding, "resize": self.resize}
+
+    @property
     def is_local(self) -> bool:
         """Whether the server can be reached from this machine alone."""
         return self.host in LOOPBACK
@@ -94,6 +102,14 @@ class ServeSettings:
     def api_key(self) -> str | None:
         """Return the key that requests must bring, or None if they need none."""
         return None if self.api_key_env is None else os.environ[self.api_key_env]
+
+
+def _layouts(cfg: ServeSettings) -> list[tuple[str, dict[str, Any]]]:
+    """Return what is asked of the layout of each model's pictures, and the beginning of its keys."""
+    others = [
+        (f"others.{name}.", {**cfg.asked_layout, "tile_padding": o.tile_padding}) for name, o in cfg.others.items()
+    ]
+    return [("", cfg.asked_layout), *others]
 
 
 def check_settings(cfg: ServeSettings) -> None:
@@ -114,14 +130,11 @@ def check_settings(cfg: ServeSettings) -> None:
         raise ConfigError(f"others.{cfg.name}: is the first model's name; call it something else, or set name=...")
     if cfg.frozen_dtype not in (None, "nf4"):
         raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
-    if cfg.resize not in RESIZING:
-        raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
-    layouts = {"tile_padding": cfg.tile_padding} | {
-        f"others.{n}.tile_padding": o.tile_padding for n, o in cfg.others.items()
-    }
-    for key, layout in layouts.items():
-        if layout is not None and layout not in LAYOUTS:
-            raise ConfigError(f"{key}: '{layout}' is not one of {', '.join(LAYOUTS)}")
+    for where, asked in _layouts(cfg):
+        try:
+            ImageLayout(**{key: value for key, value in asked.items() if value is not None})
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from error
     least = (
         "batch_size",
         "queue_limit",

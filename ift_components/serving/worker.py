@@ -37,14 +37,15 @@ class Served:
     Args:
         model: the model, frozen, on its device and in its compute dtype.
         transform: the model's transform.
-        resize: how pictures are resized to a tile, as in training.
+        resize: how pictures are resized, as in training.
+        tiles: most tiles of a picture, as in training.
     """
 
-    def __init__(self, model: DeepFusionModel, transform: Llama3VisionTransform, resize: str) -> None:
+    def __init__(self, model: DeepFusionModel, transform: Llama3VisionTransform, resize: str, tiles: int = 1) -> None:
         self.engine = Engine(model, transform)
         self.transform = transform
-        self.picture = ImageTransform(transform, resize)
-        self.mapper = Mapper(model, transform, resize)
+        self.picture = ImageTransform(transform, resize, tiles)
+        self.mapper = Mapper(model, transform, resize, tiles=tiles)
         self.longest = min(filter(None, (transform.max_seq_len, model.decoder.max_seq_len)))
         self.prefix, self.ways = answer_tokens(transform)
         self.forced_room = len(self.prefix) + max(len(tokens) for _, tokens in self.ways)
@@ -71,9 +72,7 @@ class _Images:
         self._metrics.cached.inc(len(keys) - len(missing))
         images = {key: self._held[key] for key in keys if key in self._held}
         if missing:
-            together = served.engine.encode(
-                torch.stack([served.picture(jobs[index].picture.image) for index in missing])
-            )
+            together = served.engine.encode([served.picture(jobs[index].picture.image) for index in missing])
             images |= {keys[index]: together.select([place]) for place, index in enumerate(missing)}
         for key in keys:
             self._held[key] = images[key]

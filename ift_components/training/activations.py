@@ -85,7 +85,8 @@ class _Fused(torch.autograd.Function):
 
 def _as_fused(name: str, call: AttentionCall) -> AttentionCall:  # noqa: ARG001
     def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        attended: Tensor = _Fused.apply(query, key, value, options.get("mask"))
+        mask = options.get("mask")  # the vision encoder's says what stands where and is no tensor
+        attended: Tensor = _Fused.apply(query, key, value, mask if isinstance(mask, Tensor) else None)
         return attended
 
     return attend

@@ -31,8 +31,7 @@ def run_facts(cfg: TrainSettings, world: World) -> RunFacts:
         prompt=_prompt(cfg),
         settings=_settings(cfg, world),
         seed=cfg.seed,
-        tile_padding=cfg.tile_padding,
-        resize=cfg.resize,
+        layout=cfg.image_layout,
     )
 
 

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.files import sha256, write_json
+from ift_components.models.hf_names import state_name
 from ift_components.training.loop import Trainer
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _STATE, _FILES = "state.json", "files.json"
 
 
 def _named_parameters(trainer: Trainer) -> dict[str, nn.Parameter]:
-    named = {name: p for name, p in trainer.module.model.named_parameters() if p.requires_grad}
+    named = {state_name(name): p for name, p in trainer.module.model.named_parameters() if p.requires_grad}
     if trainer.proxy is not None and trainer.proxy.theta.requires_grad:
         named["proxy"] = trainer.proxy.theta
     return named

@@ -75,7 +75,9 @@ def _dataset(cfg: TrainSettings, node: dict[str, Any], where: str) -> tuple[Trai
     """
     transform = instantiate(cfg.tokenizer, "tokenizer")
     slots = 0 if cfg.instruction is not None else cfg.proxy.num_vectors
-    dataset: TrainingDataset = instantiate(node, where, DatasetContext(transform, slots, cfg.seed, cfg.resize))
+    dataset: TrainingDataset = instantiate(
+        node, where, DatasetContext(transform, slots, cfg.seed, cfg.resize, cfg.tiles)
+    )
     if dataset.has_slots and not slots:
         raise ConfigError(
             f"{where}: its prompts hold proxy slots, and under `instruction` there is no proxy to fill them"

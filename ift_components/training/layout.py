@@ -82,7 +82,8 @@ def _choose(
 
 def _model(cfg: TrainSettings, tuning: Tuning, batch: Batch, recomputed: str) -> DeepFusionModel:
     def build() -> DeepFusionModel:
-        return set_tile_padding(build_model(cfg.model, meta=True), cfg.tile_padding)
+        model = build_model(cfg.model, meta=True)
+        return set_tile_padding(model, cfg.image_layout.training_padding, cfg.tiles)
 
     model = meta_model(build, tuning, parse_dtype(cfg.dtype), batch.tokens.shape[1])
     checkpoint_activations(model, recomputed)

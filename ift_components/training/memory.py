@@ -4,23 +4,26 @@ Weights, gradients and optimizer state are counted exactly, for AdamW; activatio
 counts what kernels use inside an operation, nor what an allocator loses between blocks.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models.adapters import is_added
-from ift_components.models.forward import Batch
+from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.quantised import BITS, quantisable
 from ift_components.models.sharding import RECOMPUTED, checkpoint_activations, gets_gradient, shard_units
 from ift_components.models.trainable import FINE_TUNING, PARTS, WARM_UP, Tuning, apply_tuning
 from ift_components.training.activations import meta_model, traced_bytes
-from ift_components.training.flops import image_batch
+from ift_components.training.flops import LAYOUTS, image_batch, in_layout
 
 CARDS = (16, 24, 40, 80)
 """Memory of usual GPUs, in GB."""
+_K, _POSITIONS = 8, 100
 ROOM = 3 * 10**9
 """Bytes left for activations, kernels and a layer whose 4-bit weights are expanded; an assumption, not measured."""
 _FP32, _BF16 = 4, 2
@@ -117,6 +120,36 @@ def quantised_bytes(model: nn.Module) -> float:
     return sum(weight.numel() for weight in weights) * (_BF16 - BITS / 8)
 
 
+def activation_bytes(tuning: Tuning, *, grid: tuple[int, int] = (1, 1), tile_padding: str = "none") -> int:
+    """Return the bytes that the 11B model keeps of one image and one response from the forward to the backward pass.
+
+    In bf16, with activations recomputed. Counted by torch's hooks over the package's own forward pass, without storage.
+
+    Args:
+        tuning: what is trained of the model; the proxy is in any case.
+        grid: tiles down and across of the image.
+        tile_padding: `none` or `meta`.
+    """
+    build = partial(in_layout, grid[0] * grid[1], tile_padding)
+    model = meta_model(build, tuning, torch.bfloat16, _POSITIONS)
+    checkpoint_activations(model, "all")
+    proxy = nn.Parameter(torch.zeros(_K, model.decoder.output.in_features, device="meta"))
+    own = {StorageWeakRef(parameter.untyped_storage()) for parameter in (*model.parameters(), proxy)}
+    kept: dict[StorageWeakRef, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(
+            StorageWeakRef(tensor.untyped_storage()), tensor
+        )  # the tensor keeps its storage from being reused
+        return tensor
+
+    # Cross-attention layers hold what the encoder gave without autograd's knowledge: they are recomputed from it.
+    model.encoder.register_forward_hook(lambda _module, _inputs, features: keep(features))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ResponseLoss(model, torch.bfloat16)(image_batch(grid=grid), proxy)
+    return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in own)
+
+
 _ALL = ["q_proj", "k_proj", "v_proj", "output_proj", "w1", "w2"]
 METHODS: dict[str, dict[str, Any]] = {
     "warm-up": dict.fromkeys(PARTS, "frozen"),
@@ -188,9 +221,17 @@ def _print_peaks() -> None:
             print(f"| {stage}, {images} | {' | '.join(cells)} |")
 
 
+def _print_layouts() -> None:
+    print("| MiB an image keeps, all recomputed | warm-up | fine-tuning |")
+    print("|---|---:|---:|")
+    for name, (grid, tile_padding) in LAYOUTS.items():
+        kept = [activation_bytes(tuning, grid=grid, tile_padding=tile_padding) for tuning in (WARM_UP, FINE_TUNING)]
+        print(f"| {name} | {kept[0] / 2**20:.0f} | {kept[1] / 2**20:.0f} |")
+
+
 def main() -> None:
     """Print the tables of the 11B model as Markdown."""
-    for print_table in (_print_methods, _print_processes, _print_peaks):
+    for print_table in (_print_methods, _print_processes, _print_peaks, _print_layouts):
         print_table()
         print()
 

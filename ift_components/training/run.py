@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,8 @@ class TrainingRun:
         if proxy is not None:
             model, steps = str(self.cfg.model["_component_"]), self.trainer.steps
             path = folder / PROXY_FILE
-            on_main(self.world, lambda: save_proxy(path, proxy.seen, model=model, step=steps, rule=proxy.rule))
+            save = partial(save_proxy, path, proxy.seen, model=model, step=steps, rule=proxy.rule)
+            on_main(self.world, partial(save, image_layout=self.cfg.image_layout.note()))
 
     def _facts(self) -> dict[str, object]:
         parameters = list(self.trainer.module.parameters())

@@ -7,7 +7,7 @@ import torch
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
-from ift_components.models.pictures import RESIZING
+from ift_components.models.image_layout import ImageLayout
 from ift_components.models.sharding import RECOMPUTED
 from ift_components.models.trainable import METHODS, Tuning
 from ift_components.proxy import UpdateRule
@@ -67,11 +67,15 @@ class TrainSettings:
     tokenizer: dict[str, Any] = MISSING
     """Component that builds the model's transform."""
 
+    tiles: int = 1
+    """1 squashes every picture into one tile, as the authors do; 4 cuts it into up to four, as transformers does."""
+
     tile_padding: str = "none"
-    """`none` (one tile, as the authors fine-tuned) or `meta` (padded to four, as Meta trained and servers compute)."""
+    """`none` (no padding, as the authors fine-tuned), `meta` (padded to four tiles, as Meta trained and servers compute) or
+    `paper` (trained as `none`, to be evaluated as `meta`: the authors' protocol)."""
 
     resize: str = "bilinear"
-    """How pictures are resized to a tile: `bilinear`, as the authors, torchtune and Meta do, or `bicubic`."""
+    """How pictures are resized: `bilinear`, as the authors, torchtune and Meta do, or `bicubic`."""
 
     tuning: dict[str, Any] = MISSING
     """What is trained of `encoder`, `fusion` and `decoder`: for each `frozen`, `full`, `scaffold` (set back when saved), or
@@ -183,6 +187,15 @@ class TrainSettings:
     metric_logger: dict[str, Any] | None = None
     """A torchtune metric logger beside `metrics.jsonl`."""
 
+    @property
+    def image_layout(self) -> ImageLayout:
+        """How pictures are laid out.
+
+        Raises:
+            ConfigError: if there is no such layout.
+        """
+        return ImageLayout(self.tiles, self.tile_padding, self.resize)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -289,8 +302,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(
             f"early_stopping: {cfg.early_stopping} looks without a rise of what? give keep_best a measure"
         )
-    if cfg.resize not in RESIZING:
-        raise ConfigError(f"resize: '{cfg.resize}' is not one of {', '.join(RESIZING)}")
+    _ = cfg.image_layout  # refuses an unknown one
     if cfg.val_questions is not None and cfg.frozen_dtype is not None:
         raise ConfigError(
             f"val_questions: are asked of a copy of the weights, which frozen_dtype={cfg.frozen_dtype} does not give; set it "

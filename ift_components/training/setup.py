@@ -1,5 +1,6 @@
 """From a config to the objects of a run: model, proxy, data and optimizer."""
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -23,6 +24,7 @@ from ift_components.models.blend import blend
 from ift_components.models.build import build_model, compute_buffers, fill
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, read_weights, save_checkpoint
+from ift_components.models.image_layout import ImageLayout, layout_warning, noted_layout, read_note
 from ift_components.models.quantised import NF4, fill_quantised, quantisable
 from ift_components.models.sharding import checkpoint_activations, compile_layers, set_precision, shard
 from ift_components.models.tile_padding import set_tile_padding
@@ -45,11 +47,15 @@ def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLo
     """
     dtype = parse_dtype(cfg.dtype)
     checkpoint = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
-    model = set_tile_padding(build_model(cfg.model, meta=checkpoint is not None), cfg.tile_padding)
+    model = build_model(cfg.model, meta=checkpoint is not None)
+    set_tile_padding(model, cfg.image_layout.training_padding, cfg.tiles)
     apply_tuning(model, tuning)
     set_precision(model, dtype)
     if checkpoint is None:
         model.to(world.device)
+    else:
+        before, what = noted_layout(checkpoint / "config.json"), f"checkpoint_dir: {checkpoint} was tuned"
+        _warn_of_layout(cfg, world, before, what, "the model has to learn the new layout too")
     checkpoint_activations(model, cfg.activation_checkpointing)
     if cfg.compile:
         compile_layers(model)
@@ -85,10 +91,20 @@ def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule | None, dim: 
     if settings.path is None:
         theta = random_theta(settings.num_vectors, dim, cfg.seed, settings.init_bound)
     else:
-        theta, _ = load_proxy(Path(settings.path), settings.num_vectors, dim)
+        theta, metadata = load_proxy(Path(settings.path), settings.num_vectors, dim)
+        note = {key: metadata[key] for key in cfg.image_layout.note() if key in metadata}
+        before = read_note(note or None, settings.path)
+        what = f"proxy.path: {settings.path} was warmed up"
+        _warn_of_layout(cfg, world, before, what, "repeat the warm-up in this run's layout, or train in the proxy's")
     return ProxyInstruction(
         theta.to(world.device), rule, settings.momentum, raw_gradient=settings.raw_gradient, alias=settings.alias
     )
+
+
+def _warn_of_layout(cfg: TrainSettings, world: World, before: ImageLayout | None, what: str, fix: str) -> None:
+    warning = layout_warning(before, cfg.image_layout, what, fix)
+    if warning and world.is_main:
+        print(warning, file=sys.stderr)
 
 
 def parameter_groups(module: ResponseLoss, proxy: ProxyInstruction | None) -> dict[str, list[nn.Parameter]]:
@@ -181,7 +197,9 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
     source = Path(cfg.checkpoint_dir) if cfg.checkpoint_dir else None
     tuning, dtype = Tuning.parse(cfg.tuning), parse_dtype(cfg.save_dtype or cfg.dtype)
     if source is not None and tuning.adapter_kinds:
-        write = gather_adapter(module.model, tuning, source, dtype=dtype, card=card, is_main=world.is_main)
+        write = gather_adapter(
+            module.model, tuning, source, dtype=dtype, card=card, is_main=world.is_main, layout=cfg.image_layout
+        )
         on_main(world, lambda: write(folder))
         return
     shares = {part: how.share for part, how in tuning.items()}
@@ -203,7 +221,7 @@ def write_checkpoint(folder: Path, module: ResponseLoss, cfg: TrainSettings, wor
                 dtype=dtype,
                 source=source,
                 transform=instantiate(cfg.tokenizer, "tokenizer"),
-                tile_padding=cfg.tile_padding,
+                layout=cfg.image_layout,
                 model_card=card,
             )
         finally:

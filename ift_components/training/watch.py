@@ -45,6 +45,9 @@ class WatchContext:
     instruction: str | None
     """The text that the model is trained under; None under the proxy."""
 
+    tiles: int = 1
+    """Most tiles of a picture."""
+
 
 class Questions(Protocol):
     """What is asked on validation."""
@@ -104,10 +107,11 @@ class Watch:
             raise ConfigError("val_questions: names no component")
         self._cfg, self._device = cfg, world.device
         transform = instantiate(cfg.tokenizer, "tokenizer")
-        context = WatchContext(transform, world, cfg.resize, cfg.instruction)
+        context = WatchContext(transform, world, cfg.resize, cfg.instruction, cfg.tiles)
         self._questions: Questions = instantiate(cfg.val_questions, "val_questions", context)
         self._shares = {part: how.share for part, how in tuning.items()}
-        model = set_tile_padding(build_model(cfg.model, meta=True), cfg.tile_padding)
+        layout = cfg.image_layout
+        model = set_tile_padding(build_model(cfg.model, meta=True), layout.answering_padding, layout.tiles)
         apply_tuning(model, tuning)
         model.requires_grad_(requires_grad=False)
         for parameter in model.parameters():

@@ -1,9 +1,9 @@
-"""What `tile_padding: meta` costs: seconds of the vision encoder with one tile alone and padded to four.
+"""What more tiles and `tile_padding: meta` cost: seconds of the vision encoder, beside one tile alone.
 
     python tests/benchmarks/eval_tile_padding.py              # the miniature, one CPU thread
     python tests/benchmarks/eval_tile_padding.py --shape 11b  # a local and a global layer of the 11B model's size
 
-Forward alone (evaluation) and with backward (training), interleaved; the median ratio of the rounds is given.
+Forward alone (evaluation) and with backward (training), interleaved; medians of the rounds, and of their ratios to one tile.
 """
 
 import argparse
@@ -15,7 +15,16 @@ from torchtune.models.llama3_2_vision import llama3_2_vision_decoder, llama3_2_v
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models import tiny_llama3_2_vision
-from ift_components.models.tile_padding import LAYOUTS, set_tile_padding
+from ift_components.models.tile_padding import set_tile_padding
+
+ARMS = {
+    "one tile": ("none", 1, (1, 1)),
+    "one tile, padded": ("meta", 1, (1, 1)),
+    "two tiles": ("none", 4, (1, 2)),
+    "two tiles, padded": ("meta", 4, (1, 2)),
+    "four tiles": ("none", 4, (2, 2)),
+    "four tiles, padded": ("meta", 4, (2, 2)),
+}
 
 
 def large() -> DeepFusionModel:
@@ -45,9 +54,8 @@ def large() -> DeepFusionModel:
     return DeepFusionModel(decoder, encoder, encoder_trainable=True)
 
 
-def seconds(encoder: torch.nn.Module, images: torch.Tensor, *, backward: bool) -> float:
+def seconds(encoder: torch.nn.Module, images: torch.Tensor, ratio: torch.Tensor, *, backward: bool) -> float:
     """Return the seconds of one pass."""
-    ratio = torch.ones(len(images), 1, 2, dtype=torch.int)
     begin = time.perf_counter()
     with torch.set_grad_enabled(backward):
         out = encoder(images, ratio)
@@ -65,17 +73,26 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     build, side, batch = (large, 560, 1) if args.shape == "11b" else (tiny_llama3_2_vision, 84, 16)
-    encoders = {layout: set_tile_padding(build(), layout).encoder for layout in LAYOUTS}
-    images = torch.randn(batch, 1, 1, 3, side, side)
-    for backward in (False, True):
-        times: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
-        for _ in range(args.rounds):
-            for layout, encoder in encoders.items():
-                times[layout].append(seconds(encoder, images, backward=backward))
-        ratios = [b / a for a, b in zip(times["none"], times["meta"], strict=True)]
-        what = "forward and backward" if backward else "forward"
-        both = ", ".join(f"{layout} {1000 * statistics.median(values):.0f} ms" for layout, values in times.items())
-        print(f"{args.shape}, {batch} images, {what}: {both}; meta costs {statistics.median(ratios):.1f} x")
+    encoders = {name: set_tile_padding(build(), layout, tiles).encoder for name, (layout, tiles, _) in ARMS.items()}
+    inputs = {
+        name: (
+            torch.randn(batch, 1, down * across, 3, side, side),
+            torch.tensor([[[down, across]]] * batch, dtype=torch.int),
+        )
+        for name, (_, _, (down, across)) in ARMS.items()
+    }
+    print(f"{args.shape}, {batch} image(s), ms | forward | x | forward and backward | x")
+    times: dict[str, list[list[float]]] = {name: [[], []] for name in ARMS}
+    for _ in range(args.rounds):
+        for name, encoder in encoders.items():
+            for backward in (False, True):
+                times[name][backward].append(seconds(encoder, *inputs[name], backward=backward))
+    for name, passes in times.items():
+        cells = [name]
+        for mine, first in zip(passes, times["one tile"], strict=True):
+            ratio = statistics.median(b / a for a, b in zip(first, mine, strict=True))
+            cells += [f"{1000 * statistics.median(mine):.0f}", f"{ratio:.1f}"]
+        print(" | ".join(cells))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training samples: what a prompt is made of, what carries loss, and that no order depends on processes or workers."""
 
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -116,11 +117,11 @@ def test_steps_hold_the_same_samples_for_any_number_of_processes(dataset, proces
 
 def test_image_is_squashed_and_normalised(transform):
     out = ImageTransform(transform)(Image.new("RGB", (50, 200), (255, 0, 128)))
-    assert out.shape == (1, 3, 84, 84)
+    assert out.shape == (1, 1, 3, 84, 84)
     assert out.dtype is torch.float32
     mean, std = torch.tensor(transform.transform_image.mean), torch.tensor(transform.transform_image.std)
     expected = (torch.tensor([1.0, 0.0, 128 / 255]) - mean) / std
-    torch.testing.assert_close(out[0].mean(dim=(1, 2)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[0, 0].mean(dim=(1, 2)), expected, atol=1e-5, rtol=0)
 
 
 def test_long_report_is_named(prepared):
@@ -156,7 +157,10 @@ def test_several_responses_are_shuffled_apart(prepared, context, transform):
         report_dataset(context, source=str(prepared), split="train", responses_per_image=4)
 
 
-def test_cached_images_are_decoded_once_and_the_same(prepared, context, transform, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_cached_images_are_decoded_once_and_the_same(prepared, context, tiles, tmp_path, monkeypatch):
+    context = replace(context, tiles=tiles)
+
     def make():
         return report_dataset(context, source=str(prepared), split="train", cache_images=str(tmp_path / "cache"))
 
@@ -164,7 +168,7 @@ def test_cached_images_are_decoded_once_and_the_same(prepared, context, transfor
     expected = [plain[i].image for i in range(6)]
     first = make()
     assert all(torch.equal(first[i].image, expected[i]) for i in range(6))
-    monkeypatch.setattr(ImageTransform, "squash", None)  # nothing may be decoded again
+    monkeypatch.setattr(ImageTransform, "canvas", None)  # nothing may be decoded again
     again = make()
     assert all(torch.equal(again[i].image, expected[i]) for i in range(6))
     with pytest.raises(TypeError):

@@ -12,6 +12,7 @@ from ift_components.evaluation.settings import EvalSettings
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.hf_layout import hf_config, save_checkpoint
+from ift_components.models.image_layout import ImageLayout
 
 STEPS = 50
 
@@ -59,7 +60,7 @@ def trained(items, transform):
 def checkpoint(trained, tmp_path_factory):
     """The trained miniature as a checkpoint folder."""
     folder = tmp_path_factory.mktemp("trained") / "checkpoint"
-    save_checkpoint(folder, trained.state_dict(), hf_config(trained), dtype=torch.float32)
+    save_checkpoint(folder, trained.state_dict(), hf_config(trained), dtype=torch.float32, layout=ImageLayout())
     return folder
 
 

@@ -19,7 +19,7 @@ from ift_components.proxy import random_theta
 def reference_logits(model, transform, picture, tokens):
     """Logits of the last position by torchtune's own model: one row, a dense mask, no cache."""
     rows = torch.tensor([tokens])
-    encoder = {"images": picture.unsqueeze(0).unsqueeze(0), "aspect_ratio": torch.ones(1, 1, 2, dtype=torch.int)}
+    encoder = {"images": picture.unsqueeze(0), "aspect_ratio": torch.ones(1, 1, 2, dtype=torch.int)}
     sees = (rows == transform.tokenizer.image_id).cumsum(dim=1) > 0
     patches = model.encoder.clip.get_image_tokens_per_tile()
     mask = sees.unsqueeze(-1).expand(-1, -1, patches)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 
 transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
 
@@ -16,6 +17,7 @@ from ift_components.evaluation.engine import Engine  # noqa: E402
 from ift_components.models import tiny_llama3_2_vision  # noqa: E402
 from ift_components.models.hf_layout import hf_config, save_checkpoint  # noqa: E402
 from ift_components.models.tile_padding import set_tile_padding  # noqa: E402
+from ift_components.models.tiny import TINY_CHECKPOINT  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,26 @@ def test_logits_are_transformers(model, meta, folder, *, transform, picture, pro
     assert gap(ours(model, transform, picture, prompt), expected) > 1e-2  # the layouts are not the same thing
 
 
+@pytest.mark.parametrize("grid", mllama.RATIOS)
+def test_logits_are_transformers_for_every_aspect_ratio(meta, folder, grid, *, transform, prompt):
+    """A whole picture through Meta's processor and the corrected model, and through our tiles and engine."""
+    down, across = grid
+    size = (84 * across - 9 if across > 1 else 60, 84 * down - 9 if down > 1 else 60)
+    whole = Image.effect_noise(size, 90).convert("RGB")
+    tiles = ImageTransform(transform, tiles=4)(whole)
+    assert tiles.shape[:2] == grid
+    expected = mllama.inputs(transform, tiles, prompt)
+    # The shipped miniature's processor is the one that every checkpoint's is made like.
+    processor = transformers.AutoProcessor.from_pretrained(TINY_CHECKPOINT)
+    inputs = {**expected, **processor.image_processor(images=[[whole]], return_tensors="pt")}
+    inputs.pop("num_tiles")
+    assert torch.equal(inputs["aspect_ratio_ids"], expected["aspect_ratio_ids"])
+    assert torch.equal(inputs["aspect_ratio_mask"], expected["aspect_ratio_mask"])
+    with torch.inference_mode():
+        logits = mllama.load(folder)(**inputs).logits[0, -1]
+    assert gap(ours(meta, transform, tiles, prompt), logits) < 1e-4
+
+
 def test_without_our_corrections_transformers_differs(meta, folder, transform, picture, prompt):
     """If a version puts the taps right this fails, and the correction can go."""
     mine = ours(meta, transform, picture, prompt)
@@ -112,7 +134,7 @@ def test_generated_text_is_transformers(trained, checkpoint, transform, items):
 def test_training_in_metas_layout(meta, model, transform, picture, prompt):
     """Gradients reach every encoder parameter, and the state dict is the same as without padding."""
     trainable = copy.deepcopy(meta).requires_grad_(requires_grad=True)
-    trainable.encoder(picture.unsqueeze(0).unsqueeze(0), torch.ones(1, 1, 2, dtype=torch.int)).square().sum().backward()
+    trainable.encoder(picture.unsqueeze(0), torch.ones(1, 1, 2, dtype=torch.int)).square().sum().backward()
     silent = [name for name, p in trainable.encoder.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert silent == []
     assert list(trainable.state_dict()) == list(model.state_dict())
@@ -121,7 +143,7 @@ def test_training_in_metas_layout(meta, model, transform, picture, prompt):
 def test_wrong_layouts_are_refused(meta):
     with pytest.raises(ConfigError, match="tile_padding: 'Meta' is not one of none, meta"):
         set_tile_padding(tiny_llama3_2_vision(), "Meta")
-    with pytest.raises(ConfigError, match="needs torchtune's own encoder, fresh; got MetaPaddedClip"):
+    with pytest.raises(ConfigError, match="needs torchtune's own encoder, fresh; got TiledClip"):
         set_tile_padding(meta, "meta")
-    with pytest.raises(ValueError, match="one image of one tile a sample, got 1 of 4"):
+    with pytest.raises(ValueError, match=r"expected one image a sample and as many tiles .* got 1 images of 4 tiles"):
         meta.encoder(torch.zeros(1, 1, 4, 3, 84, 84), None)

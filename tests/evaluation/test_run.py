@@ -193,7 +193,10 @@ def test_settings_are_checked(eval_config, world, tmp_path):
         (["parser=loose"], "parser: 'loose' is not one of authors, paper, strict"),
         (["n_runs=5"], "5 greedy runs are all the same"),
         (["temperature=-1"], "temperature: -1.0"),
-        (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta"),
+        (["tile_padding=both"], "tile_padding: 'both' is not one of none, meta, paper"),
+        (["tile_padding=meta"], "checkpoint was tuned to be asked with tile_padding none and not meta"),
+        (["tiles=4"], "checkpoint was tuned to be asked with tiles 1 and not 4"),
+        (["tiles=3"], "tiles: '3' is not one of 1, 4"),
         (["data=null"], "data: Incompatible value"),
         (["free.path=x.json"], "free.images"),
         (["unrelated={image_table: somewhere}"], "unrelated: 'image_table' is the name of the main dataset"),
@@ -204,6 +207,21 @@ def test_settings_are_checked(eval_config, world, tmp_path):
         with pytest.raises(UserError, match=message):
             evaluate(eval_config(*overrides), world)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_layout_is_the_checkpoints_unless_another_is_meant(eval_config, world, capsys):
+    """What was computed stands in the results, by which runs are compared."""
+    noted = evaluate(eval_config("limit=8"), world)
+    layout = {"tiles": 1, "tile_padding": "none", "resize": "bilinear"}
+    assert {key: noted["config"][key] for key in layout} == layout
+    assert "pictures: tiles 1, tile_padding none, resize bilinear" in capsys.readouterr().err
+    cfg = eval_config("limit=8", "tiles=4", "tile_padding=meta", "other_layout=true", out="other")
+    other = evaluate(cfg, world)
+    assert {key: other["config"][key] for key in layout} == {**layout, "tiles": 4, "tile_padding": "meta"}
+    assert [line["generated"] for line in lines(cfg.output_dir)]
+    first = Path(cfg.output_dir).parent / "out"
+    with pytest.raises(UserError, match="out has tiles=1, other tiles=4; evaluate them alike"):
+        compare(eval_config(f"compare=[{first},{cfg.output_dir}]", out="pair"))
 
 
 def test_repeated_runs_reports_and_unrelated_tasks(eval_config, prepared, world, tmp_path):

@@ -26,7 +26,7 @@ def batch():
             str(i),
             prompt_tokens(transform, Slots(K)),
             [response_tokens(transform, response)],
-            torch.randn(1, 3, 84, 84),
+            torch.randn(1, 1, 3, 84, 84),
         )
         for i, response in enumerate(responses)
     ]
@@ -114,7 +114,7 @@ def test_padding_and_batch_mates_do_not_change_a_sample(batch):
     alone = 0
     for i, response in enumerate(responses):
         prompt = prompt_tokens(transform, Slots(K))
-        sample = Sample(str(i), prompt, [response_tokens(transform, response)], batch.images[i, 0])
+        sample = Sample(str(i), prompt, [response_tokens(transform, response)], batch.images[i])
         alone += ResponseLoss(model)(collate([sample], transform), proxy)
     torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-6)
 
@@ -123,7 +123,7 @@ def test_packed_responses_equal_separate_samples():
     """Three responses behind one prompt and one image: the loss and gradients of three samples."""
     transform = tiny_vision_transform()
     responses = [response_tokens(transform, text) for text in ("a, bb, ccc", "ccc, a", "round cell shape, label")]
-    prompt, image = prompt_tokens(transform, Slots(K)), torch.randn(2, 1, 3, 84, 84)
+    prompt, image = prompt_tokens(transform, Slots(K)), torch.randn(2, 1, 1, 3, 84, 84)
     rows = [(0, responses), (1, responses[:1])]  # and a batch mate with a single one
     packed = [Sample(str(i), prompt, r, image[i]) for i, r in rows]
     apart = [Sample(str(i), prompt, [response], image[i]) for i, r in rows for response in r]
@@ -157,7 +157,7 @@ def test_slots_and_texts_share_a_batch():
     texts = [("reports", Slots(K)), ("questions", Text("What is the colour?")), ("reports", Slots(K))]
     responses = ["round cell shape, Neutrophil", "The answer is blue.", "label"]
     samples = [
-        Sample(name, prompt_tokens(transform, p), [response_tokens(transform, r)], torch.randn(1, 3, 84, 84), name)
+        Sample(name, prompt_tokens(transform, p), [response_tokens(transform, r)], torch.randn(1, 1, 3, 84, 84), name)
         for (name, p), r in zip(texts, responses, strict=True)
     ]
     sources = ("reports", "questions", "unused")

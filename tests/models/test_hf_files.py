@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from torchtune.models.llama3 import llama3_tokenizer
 
@@ -12,6 +13,7 @@ from ift_components.data.prompts import Text, prompt_tokens
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.hf_files import IMAGE_LAYOUT, convert_tokenizer, write_files
 from ift_components.models.hf_layout import hf_config, save_checkpoint
+from ift_components.models.image_layout import ImageLayout
 from ift_components.models.tiny import TINY_CHECKPOINT
 
 MADE = {
@@ -91,12 +93,16 @@ def test_files_are_made_from_the_transform(transform, tmp_path):
         hf_config(model),
         dtype=torch.float32,
         transform=transform,
-        tile_padding="meta",
+        layout=ImageLayout(tiles=4, tile_padding="meta", resize="bicubic"),
     )
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         *MADE, "config.json", "model.safetensors", "model.safetensors.index.json",
     }  # fmt: skip
-    assert json.loads((tmp_path / "c/config.json").read_text())[IMAGE_LAYOUT] == {"tiles": 1, "tile_padding": "meta"}
+    assert json.loads((tmp_path / "c/config.json").read_text())[IMAGE_LAYOUT] == {
+        "tiles": 4, "tile_padding": "meta", "resize": "bicubic",
+    }  # fmt: skip
+    processor = json.loads((tmp_path / "c/preprocessor_config.json").read_text())
+    assert (processor["max_image_tiles"], processor["resample"]) == (4, Image.Resampling.BICUBIC)
 
 
 def test_files_of_the_source_are_kept(transform, tmp_path):

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 
 from ift_components.errors import ConfigError
 from ift_components.models import model_card
+from ift_components.models.image_layout import ImageLayout
 from ift_components.models.model_card import RunFacts, base_licence, base_name, with_scores
 from ift_components.models.tiny import TINY_CHECKPOINT
 
@@ -20,7 +21,7 @@ FACTS = RunFacts(
     prompt="in place of an instruction stood a proxy of 8 vectors (rule track, momentum 0.999)",
     settings={"steps": 1250, "samples a step": 2, "dtype": "bf16"},
     seed=3,
-    tile_padding="meta",
+    layout=ImageLayout(tile_padding="meta"),
 )
 
 

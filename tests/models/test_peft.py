@@ -78,7 +78,7 @@ def tuned(base, tuning):
 @torch.no_grad()
 def our_logits(model, picture, tokens):
     rows = torch.tensor([tokens])
-    image = encode_images(model, picture.view(1, 1, *picture.shape), torch.ones(1, 1, 2, dtype=torch.int))
+    image = encode_images(model, picture.unsqueeze(0), torch.ones(1, 1, 2, dtype=torch.int))
     sees = (rows == tiny_vision_transform().tokenizer.image_id).cumsum(dim=1) > 0
     h = run_decoder(model, embed_tokens(model.decoder, rows), image=image, sees_image=sees)
     return model.decoder.unembed(h)[0]
@@ -94,7 +94,7 @@ def test_peft_loads_what_was_trained(base, tmp_path, mix):
     set_tile_padding(ours, "meta")
     load_weights(ours, base)
     transform = tiny_vision_transform()
-    picture = torch.randn(1, 3, 84, 84, generator=torch.Generator().manual_seed(2))
+    picture = torch.randn(1, 1, 3, 84, 84, generator=torch.Generator().manual_seed(2))
     tokens = prompt_tokens(transform, Text("What is the cell size?"))
     before = our_logits(ours, picture, tokens)
     load_adapter(ours, folder, base)

@@ -74,7 +74,7 @@ def test_the_answer_is_the_engines():
     mapper = make_mapper()
     engine = Engine(mapper.walk.model, tiny_vision_transform())
     prompt = mapper.walk.ask(PROMPT, ANSWER)
-    state = engine.start(engine.encode(mapper.pixels(PICTURE)), [prompt.tokens[: prompt.start]], 20)
+    state = engine.start(engine.encode([mapper.pixels(PICTURE)]), [prompt.tokens[: prompt.start]], 20)
     first = state.logits[0]
     torch.testing.assert_close(walked(mapper)[0][0, 0], first, atol=1e-4, rtol=1e-4)
     assert mapper.answer(PICTURE, PROMPT, 20) == engine.generate(state, 20)[0]

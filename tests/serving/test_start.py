@@ -18,7 +18,7 @@ from ift_components.serving.settings import ServeSettings, check_settings
         (["host=0.0.0.0"], "host: 0.0.0.0 can be reached from other machines; set api_key_env"),
         (["host=0.0.0.0", "api_key_env=NO_SUCH_KEY"], "environment variable NO_SUCH_KEY is not set"),
         (["others.tuned={}"], "others.tuned: is the first model's name"),
-        (["others.b.tile_padding=some"], "others.b.tile_padding: 'some' is not one of none, meta"),
+        (["others.b.tile_padding=some"], "others.b.tile_padding: 'some' is not one of none, meta, paper"),
         (["queue_limit=0"], "queue_limit: 0 is below 1"),
         (["checkpoint_dir=null"], "checkpoint_dir: give the checkpoint"),
         (["port=70000"], "port: 70000 is not between"),

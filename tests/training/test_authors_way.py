@@ -133,8 +133,8 @@ def test_pictures_are_resized_as_said():
     transform = tiny_vision_transform()
     for name, method in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
         expected = picture.resize((84, 84), method)
-        assert ImageTransform(transform, name).squash(picture).tobytes() == expected.tobytes()
+        assert ImageTransform(transform, name).canvas(picture).tobytes() == expected.tobytes()
     assert (
-        ImageTransform(transform).squash(picture).tobytes()
+        ImageTransform(transform).canvas(picture).tobytes()
         == picture.resize((84, 84), Image.Resampling.BILINEAR).tobytes()
     )

@@ -26,7 +26,7 @@ def test_a_runs_facts(train_config, prepared, world):
     assert facts.settings["samples a step"] == 8
     assert facts.settings["samples at most"] == 16
     assert facts.seed == 7
-    assert facts.tile_padding == "meta"
+    assert facts.layout.tile_padding == "meta"
 
 
 def test_an_instruction_and_private_data(train_config, prepared, world, tmp_path):

@@ -35,3 +35,15 @@ def test_recomputing_adds_a_forward_pass_of_the_layers():
     last = 2 * (4 * E**2 * (32 * 1601 + 8 * 1608) + 40 * D * HIDDEN * TEXT)
     more = step_flops(FINE_TUNING, recomputed="all") - step_flops(FINE_TUNING)
     assert encoder + decoder - outside - last < more < encoder + decoder - outside
+
+
+def test_tiles_and_padding_add_their_operations():
+    """The encoder's products grow with the tokens, its attention with queries times keys; of padding half is computed."""
+    products, attention = 2 * 12 * E**2 * IMAGE * 40, 2 * 2 * IMAGE**2 * E * 40
+    cross = 2 * 2 * 8 * (D * KV * IMAGE + TEXT * IMAGE * D)
+    one = step_flops(WARM_UP)
+    two = step_flops(WARM_UP, grid=(2, 1))
+    assert two - one == pytest.approx(products + 3 * attention + cross, rel=0.08)
+    # An empty tile beside the real one: real tokens attend to 4 tiles' tokens, empty ones to the real.
+    padded = step_flops(WARM_UP, tile_padding="meta")
+    assert padded - one == pytest.approx(products + 4 * attention, rel=0.08)

@@ -14,7 +14,7 @@ from ift_components.proxy import UpdateRule
 from ift_components.training.activations import meta_model, traced_bytes
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.layout import settle_layout
-from ift_components.training.memory import parameter_counts, peak_bytes, static_bytes
+from ift_components.training.memory import activation_bytes, parameter_counts, peak_bytes, static_bytes
 from ift_components.training.settings import check_settings
 
 
@@ -141,3 +141,13 @@ def test_frozen_weights_are_sharded_only_where_they_do_not_fit(train_config, wor
     for free, expected in ((whole / 0.9 + 10**5, "whole"), (whole / 0.9 - 10**5, "sharded")):
         Machine.free = int(free)
         assert settle_layout(cfg, machine, tuning, batch).frozen_weights == expected
+
+
+def test_activations_of_more_tiles_are_the_layers_inputs():
+    """In bf16: image tokens 1280 wide into 40 layers and 7680 wide into the output, 4096 wide out of it; the text; logits."""
+    text = 2 * 80 * 4096 * 40 + 4 * 60 * 128_256
+    for grid, tile_padding, seen, inside in (((1, 2), "none", 2 * 1601, 2 * 1601), ((1, 1), "meta", 1601, 2 * 1602)):
+        image = 2 * (seen * (7680 + 4096) + inside * 1280 * 40)
+        kept = activation_bytes(FINE_TUNING, grid=grid, tile_padding=tile_padding)
+        assert kept == pytest.approx(image + text, rel=0.15)
+    assert activation_bytes(WARM_UP, grid=(2, 2)) == pytest.approx(2 * 4 * 1601 * 4096 + text, rel=0.05)

@@ -69,7 +69,7 @@ def node(tuning):
 def logits_by_engine(model, picture, prompt, answer):
     """The logits before every token of an answer, [n, vocabulary], with the cache, one token at a time."""
     engine = Engine(model, tiny_vision_transform())
-    state = engine.start(engine.encode(picture.unsqueeze(0)), [prompt], len(answer))
+    state = engine.start(engine.encode([picture]), [prompt], len(answer))
     rows = [state.logits]
     for token in answer[:-1]:
         engine.feed(state, torch.tensor([[token]]))
@@ -98,7 +98,7 @@ def train(train_config, world, tmp_path):
 
 def question(transform):
     torch.manual_seed(0)
-    picture = torch.randn(1, 3, 84, 84)
+    picture = torch.randn(1, 1, 3, 84, 84)
     prompt = prompt_tokens(transform, Text("What is the cell size?"))
     answer = response_tokens(transform, "The correct answer is big.")
     return picture, prompt, answer
@@ -230,7 +230,7 @@ def test_packed_responses_and_slots_go_through_the_prefix():
     """Two responses packed behind one prompt of proxy slots give what each gives alone."""
     transform = tiny_vision_transform()
     torch.manual_seed(0)
-    picture, proxy = torch.randn(1, 3, 84, 84), torch.randn(8, 128)
+    picture, proxy = torch.randn(1, 1, 3, 84, 84), torch.randn(8, 128)
     prompt = prompt_tokens(transform, Slots(8))
     answers = [response_tokens(transform, text) for text in ("round cell", "a longer report of it")]
     model = tiny_llama3_2_vision()

@@ -106,6 +106,16 @@ def test_resumed_run_is_bit_identical(config, world, tmp_path, more, workers):
     assert_identical(weights(parts), weights(whole))
 
 
+def test_resumed_run_may_recompute_other_layers(config, world, tmp_path):
+    """On another machine `auto` chooses otherwise; names in checkpoints do not depend on it."""
+    run(config("whole"), world)
+    with pytest.raises(KilledError):
+        run(config("parts", "resume=true", "activation_checkpointing=all"), world, stop_after=6)
+    run(config("parts", "resume=true", "activation_checkpointing=encoder"), world)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert_identical(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
 def test_only_the_newest_checkpoints_are_kept_whole(config, world, tmp_path):
     run(config("kept"), world)
     folder = tmp_path / "kept" / "resume"

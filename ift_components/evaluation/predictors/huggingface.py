@@ -1,5 +1,6 @@
 """Any image-text-to-text model of Hugging Face as a predictor, asked the very same questions."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, 
 from ift_components.evaluation.records import Item
 from ift_components.files import sha256
 from ift_components.models.hf_files import is_squashed
+from ift_components.models.image_layout import IMAGE_LAYOUT, read_note
 from ift_components.models.pictures import squash
 from ift_components.training.settings import parse_dtype
 
@@ -73,11 +75,23 @@ class HuggingFacePredictor:
             self._correct(model)
         self._class = f"{type(model).__name__}{' (corrected)' if corrected else ''}"
         self._model = model.to(self._device).eval()
+        self._warn_of_padding(model.config)
         self._tile = self._processor.image_processor.size["height"] if is_squashed(model.config) else None
         tokenizer = self._processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+
+    def _warn_of_padding(self, config: Any) -> None:
+        """Warn where a model was tuned without the padding that transformers always computes."""
+        noted = read_note(getattr(config, IMAGE_LAYOUT, None), self._path)
+        if noted is not None and noted.answering_padding == "none":
+            print(
+                f"warning: predictor.path: {self._path} was tuned without padding (tile_padding none), and transformers pads "
+                "every picture to four tiles: expect worse answers than this package's engine gives (checkpoint_dir). Tune "
+                "with tile_padding=meta to ask it here, or with tile_padding=paper if the paper's protocol is meant",
+                file=sys.stderr,
+            )
 
     def _correct(self, model: Any) -> None:
         from ift_components.models import transformers_patch  # noqa: PLC0415 (needs the extra)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 from torchtune.modules.model_fusion import DeepFusionModel
@@ -69,7 +68,8 @@ class OwnPredictor:
         scoring: `generate`, `logits` (multiple-choice answers are forced and the letter chosen) or `both`.
         proxy: [K, d] vectors that stand where an item has no instruction text.
         identity: what `describe` returns.
-        resize: how pictures are resized to a tile, as in training: `bilinear` or `bicubic`.
+        resize: how pictures are resized, as in training: `bilinear` or `bicubic`.
+        tiles: most tiles of a picture, as in training.
     """
 
     def __init__(
@@ -82,10 +82,11 @@ class OwnPredictor:
         proxy: Tensor | None = None,
         identity: dict[str, str | None] | None = None,
         resize: str = "bilinear",
+        tiles: int = 1,
     ) -> None:
         self._engine = Engine(model, transform, proxy)
-        self._model, self._transform, self._resize = model, transform, resize
-        self._picture = ImageTransform(transform, resize)
+        self._model, self._transform = model, transform
+        self._picture = ImageTransform(transform, resize, tiles)
         self._batch_size = batch_size
         self._scoring = scoring
         self._slots = 0 if proxy is None else len(proxy)
@@ -101,7 +102,7 @@ class OwnPredictor:
 
     def mapper(self) -> Mapper:
         """Return what maps the answers of this model; nothing else may use the model at the same time."""
-        return Mapper(self._model, self._transform, self._resize)
+        return Mapper(self._model, self._transform, self._picture.resize, tiles=self._picture.tiles)
 
     def _room(self, item: Item) -> int:
         """Return the tokens that are fed after an item's prompt at most."""
@@ -166,8 +167,8 @@ class OwnPredictor:
         names = tuple(f"{item.dataset}/{item.image_id}" for item in firsts)
         # More questions about the images of the batch before are answered from the same pass.
         if self._encoded is None or names != self._encoded[0]:
-            pixels = torch.stack([self._picture(item.picture()) for item in firsts])
-            self._encoded = (names, self._engine.encode(pixels))
+            pictures = [self._picture(item.picture()) for item in firsts]
+            self._encoded = (names, self._engine.encode(pictures))
         return self._encoded[1]
 
     def _answer(self, batch: Sequence[Work], rows: int, sampling: Sampling) -> list[tuple[str | None, int | None]]:
