@@ -108,10 +108,15 @@ def collect_papers(root: str | Path, output_dir: str | Path, options: PaperOptio
 def _sources(root: Path) -> tuple[list[Path], Counter[str]]:
     """Return the papers under a folder, sorted, and how many files are none of them, by reason.
 
-    A package of PubMed Central holds an article as XML and as PDF; beside XML, a PDF is not read.
+    A package of PubMed Central holds an article as XML and as PDF; beside XML, a PDF is not read. Archives made on a Mac hold a
+    `._NAME` beside every file NAME, which repeats its suffix and holds the file system's attributes: no paper.
     """
     dropped: Counter[str] = Counter()
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    files = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("._") and path.is_file()
+    ]
     with_xml = {path.parent for path in files if _SUFFIXES[path.suffix.lower()] == "jats"}
     sources = []
     for path in files:

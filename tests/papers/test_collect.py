@@ -40,6 +40,8 @@ def papers(root):
     two_pages(root / "pdf" / "a.pdf")
     two_pages(root / "PMC1" / "same.pdf")
     (root / "notes.xml").write_text("<notes/>")
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "._notes.xml").write_bytes(b"\x00\x05\x16\x07")  # a Mac's archive adds these
     return root
 
 
