@@ -18,6 +18,7 @@ from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models.adapters import is_added
 from ift_components.models.forward import Batch, ResponseLoss
+from ift_components.models.prompts_by_layer import prefix_of
 from ift_components.models.torchtune_private import AttentionCall, replaced_attention_calls
 from ift_components.models.trainable import Tuning, apply_tuning
 
@@ -101,13 +102,16 @@ def meta_model(
         build: builds it on the current device.
         tuning: what is trained.
         dtype: the compute dtype; what methods have added stays in fp32.
-        positions: longest row in tokens; the tables of rotary embeddings are computed from numbers, which such tensors lack.
+        positions: longest row in tokens, without virtual ones; the tables of rotary embeddings are computed from numbers, which
+            such tensors lack.
     """
     with torch.device("meta"):
         model = build()
         apply_tuning(model, tuning)
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(torch.float32 if is_added(name) else dtype)
+        prefix = prefix_of(model.decoder)
+        positions += 0 if prefix is None else prefix.tokens
         for module in model.modules():
             if hasattr(module, "rope_init"):
                 module.register_buffer("cache", torch.zeros(positions, module.dim // 2, 2), persistent=False)

@@ -82,7 +82,9 @@ def test_threads_share_a_file(prepared, monkeypatch):
     for _ in range(5):
         loaded = load_reports(prepared, "train")
         with ThreadPoolExecutor(8) as threads:
-            read = list(threads.map(lambda index, rows=loaded: rows[index]["image"].tobytes(), [*range(len(loaded))] * 4))
+            read = list(
+                threads.map(lambda index, rows=loaded: rows[index]["image"].tobytes(), [*range(len(loaded))] * 4)
+            )
         assert read == expected * 4
 
 
