@@ -89,7 +89,8 @@ def changes(out: Path, manifest: Mapping[str, Any], identity: Mapping[str, Any])
         if key == "builder":
             if before.get("name") != now["name"]:
                 yield f"another builder ({before.get('name')})"
-            before, now = before.get("arguments", {}), now["arguments"]
+            # A folder that was prepared before every builder had these arguments notes none, and is as their defaults make it.
+            before, now = {"follow_links": False, "private": False} | before.get("arguments", {}), now["arguments"]
         names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if names:
             yield f"another {what} {', '.join(names)}"

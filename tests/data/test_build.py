@@ -56,6 +56,19 @@ def test_unchanged_sources_are_left_alone_and_changed_ones_refused(source, tmp_p
     assert listing(out) == before
 
 
+def test_a_folder_of_before_an_argument_was_there_is_unchanged(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    manifest = build(wbcatt(source), out)
+    arguments = manifest["builder"]["arguments"]
+    del arguments["private"], arguments["follow_links"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    build(wbcatt(source), out)
+    assert "unchanged, nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match="another argument private"):
+        build(wbcatt(source, private=True), out)
+
+
 def test_a_changed_image_is_noticed(source, tmp_path):
     out = tmp_path / "out"
     build(wbcatt(source), out)
