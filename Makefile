@@ -16,9 +16,9 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# One file's tests stay in one process, where they share what they set up.
+# One file's tests stay in one process, where they share what they set up; one thread each, since there is a process a core.
 test: setup
-	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
