@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
 from ift_components.evaluation.parsing import PARSERS
+from ift_components.models.build import check_weights
 from ift_components.models.image_layout import ImageLayout
 from ift_components.saliency.methods import method_of
 from ift_components.training.settings import parse_dtype
@@ -172,24 +173,14 @@ def check_settings(cfg: EvalSettings) -> None:
         raise ConfigError(f"max_unanswered: {cfg.max_unanswered} is below 0")
     if cfg.free.path is not None and not cfg.free.images:
         raise ConfigError("free.images: give the folder of the images of free.path")
-    _check_weights(cfg)
     if cfg.report.instruction and cfg.report.proxy:
         raise ConfigError(
             "report.instruction and report.proxy: give one of them, the one that the model was trained with"
         )
     if cfg.saliency is not None:
         method_of(cfg.saliency, "saliency").check_library("saliency")
-    if cfg.predictor is not None:
-        _check_own_keys(cfg)
+    _check_own_keys(cfg)
     parse_dtype(cfg.dtype)
-
-
-def _check_weights(cfg: EvalSettings) -> None:
-    if cfg.frozen_dtype not in (None, "nf4"):
-        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
-    for key in ("adapter_dir", "frozen_dtype"):
-        if getattr(cfg, key) is not None and cfg.checkpoint_dir is None and cfg.predictor is None:
-            raise ConfigError(f"checkpoint_dir: give the checkpoint that {key} ({getattr(cfg, key)}) is about")
 
 
 def _check_sampling(cfg: EvalSettings) -> None:
@@ -202,7 +193,10 @@ def _check_sampling(cfg: EvalSettings) -> None:
 
 
 def _check_own_keys(cfg: EvalSettings) -> None:
-    """Refuse what a predictor of the user's choice would not read."""
+    """Check the keys of a model of this package, or refuse those that a predictor of the user's choice would not read."""
+    if cfg.predictor is None:
+        check_weights(cfg.checkpoint_dir, cfg.adapter_dir, cfg.frozen_dtype)
+        return
     defaults = EvalSettings()
     own = (
         "checkpoint_dir",

@@ -53,6 +53,19 @@ def fill(model: DeepFusionModel, folder: Path, device: torch.device, *, weights_
     load_weights(model, folder)
 
 
+def check_weights(checkpoint_dir: str | None, adapter_dir: str | None, frozen_dtype: str | None) -> None:
+    """Check the keys that name a model's weights.
+
+    Raises:
+        ConfigError: if the type is unknown, or an adapter or a type is given without the checkpoint that it is about.
+    """
+    if frozen_dtype not in (None, NF4):
+        raise ConfigError(f"frozen_dtype: '{frozen_dtype}' is not {NF4} or null")
+    for key, value in {"adapter_dir": adapter_dir, "frozen_dtype": frozen_dtype}.items():
+        if value is not None and checkpoint_dir is None:
+            raise ConfigError(f"checkpoint_dir: give the checkpoint that {key} ({value}) is about")
+
+
 def compute_buffers(model: DeepFusionModel, device: torch.device) -> None:
     """Compute what a model built on the meta device needs besides the checkpoint's weights: the tables of rotary embeddings."""
     with device:

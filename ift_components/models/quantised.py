@@ -41,6 +41,24 @@ def quantisable(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def store_others(model: DeepFusionModel, device: torch.device) -> dict[str, nn.Module]:
+    """Give storage to a model built on the meta device, but for the weights to be quantised; return the layers that have them.
+
+    Args:
+        model: the model; its parameters get storage in the dtype that they have.
+        device: where it goes.
+    """
+    layers = quantisable(model)
+    quantised = {id(module) for module in layers.values()}
+    for module in model.modules():
+        if id(module) not in quantised:
+            module.to_empty(device=device, recurse=False)
+        elif module.bias is not None:
+            bias = module.bias
+            module.bias = nn.Parameter(torch.empty_like(bias, device=device), requires_grad=bias.requires_grad)
+    return layers
+
+
 def fill_quantised(model: DeepFusionModel, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Give a model built on the meta device storage and a checkpoint's weights, quantising them one at a time.
 
@@ -53,14 +71,7 @@ def fill_quantised(model: DeepFusionModel, folder: Path, device: torch.device, d
     Raises:
         ConfigError: if the checkpoint does not fit.
     """
-    layers = quantisable(model)
-    quantised = {id(module) for module in layers.values()}
-    for module in model.modules():
-        if id(module) not in quantised:
-            module.to_empty(device=device, recurse=False)
-        elif module.bias is not None:
-            bias = module.bias
-            module.bias = nn.Parameter(torch.empty_like(bias, device=device), requires_grad=bias.requires_grad)
+    layers = store_others(model, device)
 
     def store(name: str, target: Tensor, value: Tensor) -> None:
         if name in layers:

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from ift_components.errors import ConfigError
+from ift_components.models.build import check_weights
 from ift_components.models.image_layout import ImageLayout
 from ift_components.saliency.methods import METHODS, method_of
 from ift_components.training.settings import parse_dtype
@@ -125,11 +126,7 @@ def check_settings(cfg: SaliencySettings) -> None:
 
 
 def _check_weights(cfg: SaliencySettings) -> None:
-    if cfg.frozen_dtype not in (None, "nf4"):
-        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
-    for key in ("adapter_dir", "frozen_dtype"):
-        if getattr(cfg, key) is not None and cfg.checkpoint_dir is None:
-            raise ConfigError(f"checkpoint_dir: give the checkpoint that {key} ({getattr(cfg, key)}) is about")
+    check_weights(cfg.checkpoint_dir, cfg.adapter_dir, cfg.frozen_dtype)
     if cfg.frozen_dtype is not None and cfg.checks.samples and cfg.checks.sanity_samples:
         raise ConfigError("checks.sanity_samples: quantised weights cannot be made random; set it to 0")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ift_components.chat import LOOPBACK
 from ift_components.errors import ConfigError
+from ift_components.models.build import check_weights
 from ift_components.models.image_layout import ImageLayout
 from ift_components.training.settings import parse_dtype
 
@@ -128,8 +129,7 @@ def check_settings(cfg: ServeSettings) -> None:
         raise ConfigError("checkpoint_dir: give the checkpoint to serve (on the command line: checkpoint_dir=...)")
     if cfg.name in cfg.others:
         raise ConfigError(f"others.{cfg.name}: is the first model's name; call it something else, or set name=...")
-    if cfg.frozen_dtype not in (None, "nf4"):
-        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
+    check_weights(cfg.checkpoint_dir, cfg.adapter_dir, cfg.frozen_dtype)
     for where, asked in _layouts(cfg):
         try:
             ImageLayout(**{key: value for key, value in asked.items() if value is not None})

@@ -32,7 +32,7 @@ from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.models.adapters import added_to_device, initialise_added
 from ift_components.models.build import compute_buffers
 from ift_components.models.forward import ResponseLoss
-from ift_components.models.quantised import quantisable, quantise
+from ift_components.models.quantised import quantisable, quantise, store_others
 from ift_components.models.sharding import checkpoint_activations, set_precision, shard
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
@@ -117,13 +117,7 @@ def draw(model):
 @torch.no_grad()
 def quantise_random(model, device):
     """Give the layers that `quantisable` names random weights in NF4, and the others storage."""
-    layers = quantisable(model)
-    names = {id(layer) for layer in layers.values()}
-    for module in model.modules():
-        if id(module) not in names:
-            module.to_empty(device=device, recurse=False)
-        elif module.bias is not None:
-            module.bias = nn.Parameter(torch.empty_like(module.bias, device=device), requires_grad=False)
+    layers = store_others(model, device)
     for layer in layers.values():
         layer.weight = quantise(torch.randn(layer.weight.shape, device=device, dtype=BF16) * 0.02)
     return {id(layer.weight) for layer in layers.values()}

@@ -80,13 +80,22 @@ def test_loss_and_gradients_equal_torchtunes(batch):
         )
 
 
-def test_activation_checkpointing_changes_nothing(batch):
+@pytest.mark.parametrize(
+    ("recomputed", "layers"),
+    [
+        ("none", 0),
+        ("language", 6 + 3),
+        ("encoder", 4 + 1),
+        ("all", 4 + 1 + 6 + 3),
+    ],  # self-, cross-attention; encoder, projection
+)
+def test_activation_checkpointing_changes_nothing(batch, recomputed, layers):
     proxy = torch.randn(K, 128, requires_grad=True)
     model = fine_tuned()
     plain = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
-    checkpoint_activations(model, "all")
+    checkpoint_activations(model, recomputed)
     wrapped = [name for name, _ in model.named_modules() if name.endswith("_checkpoint_wrapped_module")]
-    assert len(wrapped) == 4 + 1 + 6 + 3  # encoder, projection, self-attention and cross-attention layers
+    assert len(wrapped) == layers
     names = {name: name.replace("_checkpoint_wrapped_module.", "") for name, _ in model.named_parameters()}
     computed = gradients(ResponseLoss(model)(batch, proxy), model, proxy)
     for name, gradient in computed.items():
