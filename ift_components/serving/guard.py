@@ -2,10 +2,7 @@
 
 import asyncio
 import hmac
-import logging
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ift_components.chat import LOOPBACK
+from ift_components.serving.faults import log_fault
 from ift_components.serving.metrics import Metrics
 from ift_components.serving.requests import Refusal
 
-_LOG = logging.getLogger(__name__)
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -79,10 +76,9 @@ class Guard:
         except ClientDisconnect:
             pass  # nobody is there to be told
         except Exception as error:  # noqa: BLE001 (whatever it is, it must not take its message into the log)
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            _LOG.error("%s in %s, line %s", type(error).__name__, Path(where.filename).name, where.lineno)
+            told = log_fault(error)
             if not has_begun:
-                failure = Refusal(_SERVER_ERROR, f"the server failed ({type(error).__name__})")
+                failure = Refusal(_SERVER_ERROR, told)
                 await refusal_response(failure)(scope, receive, send_with_headers)
 
     def _check(self, request: Request) -> None:

@@ -4,14 +4,11 @@ So a new question starts beside a long answer instead of behind it. A batch whos
 gone is narrowed to the others, which frees their places and memory.
 """
 
-import logging
 import threading
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Named
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +21,10 @@ from ift_components.errors import UserError
 from ift_components.evaluation.engine import EncodedImages, Engine, Sampling, State, next_tokens, uniform_numbers
 from ift_components.evaluation.predictors.own import answer_tokens
 from ift_components.saliency.mapper import Mapper
+from ift_components.serving.faults import log_fault
 from ift_components.serving.jobs import Done, Failed, Generation, Job, Mapping, OptionProbabilities, Piece, TokenLogprob
 from ift_components.serving.metrics import Metrics
 
-_LOG = logging.getLogger(__name__)
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character's first bytes decode to
 
 
@@ -219,10 +216,7 @@ class Worker:
         except UserError as error:
             failure = Failed(str(error), is_users=True)
         except Exception as error:  # noqa: BLE001 (the other jobs go on)
-            # A message may hold what somebody asked: the place and the kind of the error are enough to find it.
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            _LOG.error("%s in %s, line %s", type(error).__name__, Path(where.filename).name, where.lineno)
-            failure = Failed(f"the server failed ({type(error).__name__})")
+            failure = Failed(log_fault(error))
         else:
             return
         for job in jobs:

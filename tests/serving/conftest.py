@@ -51,11 +51,20 @@ def serve(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(serve, prepared):
-    """A server's address; `tuned` and `base` are models with different random weights behind one config."""
+def adapter(tune, prepared, tmp_path_factory):
+    """An adapter with which the miniature answers otherwise."""
+    out = tmp_path_factory.mktemp("lora")
+    options = [f"data={prepared}", f"output_dir={out / 'run'}", "max_steps=3", "batch_size=8", "optimizer.lr=0.03"]
+    tune("ift_recipe", "--config", "tiny_lora.yaml", *options, "num_workers=0", cwd=out)
+    return out / "run" / "adapter"
+
+
+@pytest.fixture(scope="session")
+def server(serve, prepared, adapter):
+    """A server's address; `tuned` is the shipped checkpoint, `adapted` an adapter on it."""
     overrides = [
         f"samples={prepared}",
-        "others.base={}",
+        f"others.adapted.adapter_dir={adapter}",
         "queue_limit=80",
         "max_pixels=4000000",
         "max_body_bytes=3000000",

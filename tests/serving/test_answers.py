@@ -45,7 +45,7 @@ def state(engine, item, room=40):
 def test_openais_client_whole_and_streamed(client, engine, items, body):
     expected = engine.generate(state(engine, items[0]), 24)[0]
     request = body(data_url(items[0].picture()), items[0].prompt, max_tokens=24)
-    assert [model.id for model in client.models.list()] == ["tuned", "base"]
+    assert [model.id for model in client.models.list()] == ["tuned", "adapted"]
     whole = client.chat.completions.create(**request)
     assert whole.choices[0].message.content == expected
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
@@ -77,20 +77,35 @@ def test_sampling_follows_the_seed(client, engine, items, body):
     assert expected[0] != expected[1]
 
 
-@pytest.mark.parametrize("model", ["tuned", "base"])
+@pytest.fixture(params=["tuned", "adapted"])
+def model(request, adapter):
+    """The name of a served model, and the overrides with which it is evaluated directly."""
+    return request.param, [f"adapter_dir={adapter}"] if request.param == "adapted" else []
+
+
 def test_scores_are_those_of_the_direct_evaluation(server, prepared, world, tmp_path, model):
+    name, weights = model
     common = [f"data={prepared}", "scoring=generate", "bootstrap=100", "max_new_tokens=30", "image_control=false"]
     direct = Evaluation(
-        load_config("tiny_eval.yaml", [*common, f"output_dir={tmp_path / 'a'}"], EvalSettings), world
+        load_config("tiny_eval.yaml", [*common, *weights, f"output_dir={tmp_path / 'a'}"], EvalSettings), world
     ).run()
     component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
-    served = [component, f"predictor.base_url={server}/v1", f"predictor.model={model}", "checkpoint_dir=null"]
+    served = [component, f"predictor.base_url={server}/v1", f"predictor.model={name}", "checkpoint_dir=null"]
     config = load_config("tiny_eval.yaml", [*common, *served, f"output_dir={tmp_path / 'b'}"], EvalSettings)
     through = Evaluation(config, world).run()
     assert through["questions"] == 32
     assert through["unanswered"] == 0
     assert through["attributes"] == direct["attributes"]
     assert lines(tmp_path / "b") == lines(tmp_path / "a")
+
+
+def test_each_model_answers_for_itself_about_one_image(client, items, body):
+    request = body(data_url(items[0].picture()), items[0].prompt, max_tokens=24)
+    tuned, adapted, again = (
+        client.chat.completions.create(**{**request, "model": model}).choices[0].message.content
+        for model in ("tuned", "adapted", "tuned")
+    )
+    assert tuned == again != adapted
 
 
 def lines(folder):

@@ -141,7 +141,7 @@ def test_malformed_bodies(server, content, message):
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
-        ({"model": "gone"}, 404, "model: 'gone' is not one of tuned, base"),
+        ({"model": "gone"}, 404, "model: 'gone' is not one of tuned, adapted"),
         ({"max_tokens": 0}, 400, "max_tokens: Input should be greater"),
         ({"max_tokens": 100_000}, 400, "expected at most 1024 in all and 256 of answer"),
         ({"temperature": -1}, 400, "temperature"),

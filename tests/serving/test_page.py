@@ -77,7 +77,7 @@ def test_a_sample_two_models_options_and_maps(page):
     wait(page, lambda: all_of(page, "#samples button[aria-pressed=true]"))
     page.find_element(By.CSS_SELECTOR, "#attributes button").click()
     texts = finished(page, 2)
-    assert [heading.text for heading in all_of(page, ".answer h3")] == ["tuned", "base"]
+    assert [heading.text for heading in all_of(page, ".answer h3")] == ["tuned", "adapted"]
     assert all(text.text for text in texts)
     shares = [float(share.text.removesuffix(" %")) for share in all_of(page, ".answer:first-child .share")]
     assert sum(shares) == pytest.approx(100, abs=0.5)
