@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from ift_components.errors import DataError, UserError
-from ift_components.evaluation.scaling import LAWS, POWER, fit_law, held_out, main, scaling_law, words
+from ift_components.evaluation.scaling import held_out, main, scaling_law, words
+from ift_components.evaluation.scaling_fits import LAWS, POWER, fit_law
 from ift_components.evaluation.scaling_points import Points, images_seen, read_points
 
 MEDM = Path(__file__).resolve().parents[3] / "shared" / "data" / "medm"
