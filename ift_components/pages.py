@@ -22,7 +22,7 @@ def points(difference: float) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number with at most four significant digits after the point; anything else as text."""
+    """Return a number with four significant digits at most; anything else as text."""
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 

@@ -103,7 +103,8 @@ def wilson_interval(share: float, count: float, level: float = 0.95) -> tuple[fl
     z = float(norm.ppf((1 + level) / 2))
     centre, scale = share + z * z / (2 * count), 1 + z * z / count
     half = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
+    # The share lies between them; rounding alone can put a bound of 0 or 1 on its other side.
+    return min(share, max(0.0, float((centre - half) / scale))), max(share, min(1.0, float((centre + half) / scale)))
 
 
 def share_interval(

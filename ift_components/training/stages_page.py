@@ -68,7 +68,8 @@ def _draw(runs: Sequence[dict[str, Any]], prefixes: tuple[str, ...], label: str)
     for key, (steps, values) in series.items():
         axes.plot(steps, values, marker="o" if key.startswith("val_") else "", linewidth=1, markersize=3, label=key)
     for run, end in zip(runs, ends, strict=True):
-        axes.axvline(end + 0.5, color="grey", linewidth=0.8, linestyle="--")
+        if end != ends[-1]:
+            axes.axvline(end + 0.5, color="grey", linewidth=0.8, linestyle="--")
         where = end - len(run["rows"]) / 2
         axes.text(where, 1.01, run["name"], transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
     axes.set(xlabel="optimizer step, over all stages", ylabel=label)

@@ -18,6 +18,7 @@ from ift_components.statistics import (
     holm,
     influences,
     mcnemar,
+    mean_interval,
     mean_sd,
     share_interval,
     wilson_interval,
@@ -104,6 +105,17 @@ def test_seeds():
 @pytest.mark.parametrize(("right", "count"), [(0, 30), (1, 30), (29, 30), (30, 30), (12, 40)])
 def test_wilson_is_statsmodels(right, count):
     assert wilson_interval(right / count, count) == pytest.approx(proportion_confint(right, count, method="wilson"))
+
+
+@pytest.mark.parametrize("count", range(1, 60))
+def test_the_mean_of_intervals_stays_between_0_and_1(count):
+    """Three of three wrong, or all right: rounding must not give -0.0 %."""
+    for share in (0.0, 1.0):
+        low, high = wilson_interval(share, count)
+        assert low <= share <= high
+        low, high = mean_interval([share], [(low, high)])
+        assert share in (low, high)
+        assert 0 <= low <= high <= 1
 
 
 def test_the_interval_of_a_small_group_covers_where_the_bootstrap_does_not():
