@@ -23,6 +23,7 @@ from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
 from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checks import Stage
 from ift_components.training.data import (
     build_loader,
     build_validation_loader,
@@ -38,7 +39,7 @@ from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
 from ift_components.training.run_folder import RunFolder, on_main
-from ift_components.training.settings import Stage, TrainSettings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
