@@ -65,6 +65,8 @@ def _settings(cfg: TrainSettings, world: World) -> dict[str, str | int | float]:
         "optimizer": str(cfg.optimizer["_component_"]),
         "compute dtype": cfg.dtype,
     }
+    if cfg.averaging.decay is not None:
+        settings["saved weights"] = f"their moving average along the run, decay {cfg.averaging.decay} a step"
     if cfg.max_steps is not None:
         settings["steps at most"] = cfg.max_steps
     if cfg.dataset.get("limit") is not None:

@@ -83,15 +83,7 @@ def _check_layout(cfg: TrainSettings) -> None:
         )
 
 
-def check_settings(cfg: TrainSettings) -> Stage:
-    """Check the values that no type can, and return what the config trains.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    _check_numbers(cfg)
-    if cfg.proxy.num_vectors < 1:
-        raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
+def _check_validation(cfg: TrainSettings) -> None:
     if cfg.val_every_steps is not None and cfg.val_dataset is None:
         raise ConfigError("val_every_steps: there is no val_dataset to validate on")
     if cfg.val_questions is None and (cfg.val_questions_every_steps is not None or cfg.keep_best is not None):
@@ -103,13 +95,28 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(
             f"early_stopping: {cfg.early_stopping} looks without a rise of what? give keep_best a measure"
         )
-    _ = cfg.image_layout  # refuses an unknown one
     if cfg.val_questions is not None and cfg.frozen_dtype is not None:
         raise ConfigError(
             f"val_questions: are asked of a copy of the weights, which frozen_dtype={cfg.frozen_dtype} does not give; set it "
             "to null, or evaluate afterwards"
         )
+
+
+def check_settings(cfg: TrainSettings) -> Stage:
+    """Check the values that no type can, and return what the config trains.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    _check_numbers(cfg)
+    if cfg.proxy.num_vectors < 1:
+        raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
+    _check_validation(cfg)
+    _ = cfg.image_layout  # refuses an unknown one
     _check_layout(cfg)
+    decay = cfg.averaging.decay
+    if decay is not None and not 0 < decay < 1:
+        raise ConfigError(f"averaging.decay: {decay} is not between 0 and 1; 0.99 looks back over about 100 steps")
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
@@ -127,6 +134,8 @@ def check_settings(cfg: TrainSettings) -> Stage:
             f"tuning.{added[0]}: an adapter by '{stage.tuning[added[0]].method}' belongs to checkpoint_dir's weights, and that "
             "is null; give a checkpoint"
         )
+    if stage.is_warm_up and decay is not None:
+        raise ConfigError(f"averaging.decay: {decay} has nothing to average, every part is frozen; set it to null")
     if stage.is_warm_up and cfg.keep_best is not None:
         raise ConfigError("keep_best: the warm-up leaves the model as it is; set it to null")
     if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:

@@ -15,6 +15,7 @@ from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
+from ift_components.training.averaging import WeightAverage
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,7 @@ class Trainer:
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
         pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        average: moving average of the trained weights, which is validated and saved in their place; None has none.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
@@ -46,6 +48,7 @@ class Trainer:
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
     pulls: Mapping[str, tuple[float, Sequence[Tensor]]] = field(default_factory=dict)
+    average: WeightAverage | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
@@ -55,6 +58,10 @@ class Trainer:
         """Return a batch's summed losses by source under the proxy's current vectors, [sources]."""
         with self.saved_activations:
             return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
+
+    def saved_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model holds the weights that are validated and saved: the average, if there is one."""
+        return nullcontext() if self.average is None else self.average.standing_in()
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float | int]:
         """Take one optimizer step.
@@ -109,6 +116,8 @@ class Trainer:
         rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
         self._pull()
+        if self.average is not None:
+            self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()

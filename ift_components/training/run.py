@@ -21,6 +21,7 @@ from ift_components.models.forward import Batch
 from ift_components.models.model_card import model_card
 from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.training.averaging import WeightAverage
 from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.checks import Stage
@@ -143,6 +144,7 @@ class TrainingRun:
                 for part, how in tuning.items()
                 if how.pull
             },
+            average=WeightAverage(module, cfg.averaging.decay) if cfg.averaging.decay is not None else None,
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
 
@@ -275,7 +277,8 @@ class TrainingRun:
         step, every = self.trainer.steps, self.cfg.val_every_steps
         if self.val_loader is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
+        with self.trainer.saved_weights():
+            return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
 
     def _look(self) -> dict[str, float]:
         """Ask the validation questions if it is time; keep the checkpoint if it is the best, end the run if none came lately.
@@ -286,7 +289,8 @@ class TrainingRun:
         cfg, step, every = self.cfg, self.trainer.steps, self.cfg.val_questions_every_steps
         if self.watch is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        measures = self.watch.look(self.trainer)
+        with self.trainer.saved_weights():
+            measures = self.watch.look(self.trainer)
         if cfg.keep_best is not None:
             name = f"val_{cfg.keep_best}"
             if name not in measures:
@@ -328,7 +332,8 @@ class TrainingRun:
         # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
             on_main(self.world, lambda: self.folder.begin_save(folder.name))
-            write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
+            with self.trainer.saved_weights():
+                write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
         proxy = self.trainer.proxy
         if proxy is not None:
             model, steps = str(self.cfg.model["_component_"]), self.trainer.steps
@@ -348,6 +353,7 @@ class TrainingRun:
                 part: {**entry, "saved_share": self.stage.tuning[part].share}
                 for part, entry in self.stage.tuning.as_dict().items()
             },
+            "averaging_decay": self.cfg.averaging.decay,
             "best": self.best.state() if self.cfg.keep_best is not None else None,
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,

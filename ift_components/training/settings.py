@@ -46,6 +46,14 @@ class ProxySettings:
 
 
 @dataclass
+class AveragingSettings:
+    """Averaging of the trained weights along the run."""
+
+    decay: float | None = None
+    """Decay of their exponential moving average, which is validated and saved in their place, such as 0.99; null does not."""
+
+
+@dataclass
 class TrainSettings:
     """A training run, warm-up or fine-tuning."""
 
@@ -86,6 +94,9 @@ class TrainSettings:
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
     """The proxy instruction."""
+
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
+    """Averaging of the trained weights along the run."""
 
     supervise_header: bool = False
     """As the authors' code: the four tokens of the assistant's header count in the loss too."""
