@@ -157,16 +157,15 @@ def fill_slots(h: Tensor, slot_index: Tensor, proxy: Tensor) -> Tensor:
     Args:
         h: [b, s, d].
         slot_index: [r * K] as in `Batch`.
-        proxy: [K, d].
+        proxy: [K, d], the same in every row, or [r, K, d] for the r rows with slots.
 
     Raises:
         ValueError: if a row has another number of slots than the proxy has vectors.
     """
-    rows, remainder = divmod(len(slot_index), len(proxy))
+    count = proxy.shape[-2]
+    rows, remainder = divmod(len(slot_index), count)
     if remainder:
-        raise ValueError(
-            f"{len(slot_index)} proxy slots in a batch are no multiple of the proxy's {len(proxy)} vectors"
-        )
+        raise ValueError(f"{len(slot_index)} proxy slots in a batch are no multiple of the proxy's {count} vectors")
     width = h.shape[-1]
     vectors = proxy.to(h.dtype).expand(rows, -1, -1).reshape(-1, width)
     return h.reshape(-1, width).index_copy(0, slot_index, vectors).view(h.shape)
@@ -277,7 +276,7 @@ class ResponseLoss(nn.Module):
 
         Args:
             batch: the samples.
-            proxy: [K, d] vectors for the slots, or None when no prompt has any.
+            proxy: [K, d] or [r, K, d] vectors for the slots (see `fill_slots`), or None when no prompt has any.
         """
         model = self.model
         trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())

@@ -53,9 +53,14 @@ def _prompt(cfg: TrainSettings) -> str:
     if cfg.instruction is not None:
         return f'the instruction was "{cfg.instruction}"'
     proxy = cfg.proxy
-    start = "warmed up" if proxy.path is not None else "random"
+    size = f"a proxy of {proxy.num_vectors} vectors"
+    if len(proxy.paths) > 1:
+        size = f"one of {len(proxy.paths)} proxies of {proxy.num_vectors} vectors, drawn for each sample"
+    start = "warmed up" if proxy.paths else "random"
     moves = f"rule {proxy.rule}, momentum {proxy.momentum}"
-    return f"in place of an instruction stood a proxy of {proxy.num_vectors} vectors, {start} at first ({moves})"
+    moves += f", noise {proxy.noise}" if proxy.noise else ""
+    moves += f", dropout {proxy.dropout}" if proxy.dropout else ""
+    return f"in place of an instruction stood {size}, {start} at first ({moves})"
 
 
 def _settings(cfg: TrainSettings, world: World) -> dict[str, str | int | float]:

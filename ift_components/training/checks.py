@@ -109,8 +109,6 @@ def check_settings(cfg: TrainSettings) -> Stage:
         ConfigError: naming the key, its value and what is allowed.
     """
     _check_numbers(cfg)
-    if cfg.proxy.num_vectors < 1:
-        raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
     _check_validation(cfg)
     _ = cfg.image_layout  # refuses an unknown one
     _check_layout(cfg)
@@ -138,10 +136,32 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError(f"averaging.decay: {decay} has nothing to average, every part is frozen; set it to null")
     if stage.is_warm_up and cfg.keep_best is not None:
         raise ConfigError("keep_best: the warm-up leaves the model as it is; set it to null")
-    if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
-        raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
+    _check_proxy(cfg, stage)
     check_frozen_dtype(cfg, stage)
     return stage
+
+
+def _check_proxy(cfg: TrainSettings, stage: Stage) -> None:
+    proxy = cfg.proxy
+    if proxy.num_vectors < 1:
+        raise ConfigError(f"proxy.num_vectors: {proxy.num_vectors} is below 1; the paper uses 8")
+    listed = isinstance(proxy.path, list) and proxy.path
+    if not (proxy.path is None or isinstance(proxy.path, str) or (listed and all(isinstance(p, str) for p in listed))):
+        raise ConfigError(f"proxy.path: {proxy.path!r} is neither a path nor a list of paths")
+    if stage.rule is not None and not stage.is_warm_up and proxy.path is None:
+        raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
+    if stage.rule not in (None, UpdateRule.FIX) and len(proxy.paths) > 1:
+        raise ConfigError(
+            f"proxy.path: a bank of {len(proxy.paths)} proxies does not move, and proxy.rule is '{stage.rule}'; set it to fix, "
+            "or give one path"
+        )
+    if not proxy.noise >= 0:
+        raise ConfigError(f"proxy.noise: {proxy.noise} is below 0; it is a share of the vectors' root mean square")
+    if not 0 <= proxy.dropout < 1:
+        raise ConfigError(f"proxy.dropout: {proxy.dropout} is not a probability, from 0 to below 1")
+    for key, value in (("noise", proxy.noise), ("dropout", proxy.dropout)):
+        if value and stage.rule is None:
+            raise ConfigError(f"proxy.{key}: {value} has no effect under an instruction, without a proxy; set it to 0")
 
 
 def check_frozen_dtype(cfg: TrainSettings, stage: Stage) -> None:

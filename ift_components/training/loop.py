@@ -16,6 +16,7 @@ from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
 from ift_components.training.averaging import WeightAverage
+from ift_components.training.variation import ProxyVariation
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,7 @@ class Trainer:
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
         pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        variation: what varies the proxy's vectors in training; None leaves them as they are.
         average: moving average of the trained weights, which is validated and saved in their place; None has none.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
@@ -48,16 +50,25 @@ class Trainer:
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
     pulls: Mapping[str, tuple[float, Sequence[Tensor]]] = field(default_factory=dict)
+    variation: ProxyVariation | None = None
     average: WeightAverage | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
     stop_agreed: bool = False
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return a batch's summed losses by source under the proxy's current vectors, [sources]."""
+    def loss(self, batch: Batch, *, training: bool = False) -> Tensor:
+        """Return a batch's summed losses by source under the proxy's current vectors, [sources].
+
+        Args:
+            batch: this process's samples.
+            training: whether the vectors are varied as in training.
+        """
+        proxy = self.proxy.seen if self.proxy is not None else None
+        if proxy is not None and training and self.variation is not None:
+            proxy = self.variation(proxy, batch, self.steps)
         with self.saved_activations:
-            return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
+            return self.module(batch.to(self.world.device), proxy)
 
     def saved_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the model holds the weights that are validated and saved: the average, if there is one."""
@@ -88,7 +99,7 @@ class Trainer:
             proxy.begin_step()
         sums = torch.zeros(len(self.sources), device=world.device, dtype=torch.float64)
         for batch in batches:
-            losses = self.loss(batch)
+            losses = self.loss(batch, training=True)
             # FSDP averages gradients over the processes; the factor turns that into their sum.
             (losses.sum() * (world.size / tokens).float()).backward()
             sums += losses.detach()
@@ -168,7 +179,7 @@ class Trainer:
             UserError: if a loss is not finite.
         """
         for batch in batches:
-            loss = self.loss(batch).sum()
+            loss = self.loss(batch, training=True).sum()
             loss.backward()
             value = float(self.world.sum(loss.detach()))
             if not math.isfinite(value):

@@ -45,6 +45,7 @@ from ift_components.training.setup import (
     build_module,
     build_optimizer,
     build_proxy,
+    build_variation,
     checkpoint_bytes,
     offload_activations,
     parameter_groups,
@@ -144,6 +145,7 @@ class TrainingRun:
                 for part, how in tuning.items()
                 if how.pull
             },
+            variation=build_variation(cfg, world, proxy),
             average=WeightAverage(module, cfg.averaging.decay) if cfg.averaging.decay is not None else None,
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )

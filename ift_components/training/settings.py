@@ -23,8 +23,9 @@ class ProxySettings:
     num_vectors: int = 8
     """K, the number of vectors."""
 
-    path: str | None = None
-    """The warm-up's `proxy_instruction.safetensors`; null starts from random vectors."""
+    path: Any = None
+    """The warm-up's `proxy_instruction.safetensors`; null starts from random vectors. A list of several is a bank: one is drawn
+    for each sample, under the rule `fix`."""
 
     rule: str = "track"
     """How it moves: `restart`, `track`, `fix` or `update` (see `UpdateRule`); the warm-up updates."""
@@ -38,11 +39,22 @@ class ProxySettings:
     lr: float | None = None
     """Learning rate of its own; null uses the optimizer's."""
 
+    noise: float = 0.0
+    """Training alone: standard deviation of Gaussian noise on the vectors, as a share of their root mean square."""
+
+    dropout: float = 0.0
+    """Training alone: probability of each vector to be replaced by zeros."""
+
     raw_gradient: bool = False
     """As the authors' code: its gradient is neither divided by the tokens nor clipped nor in the norm."""
 
     alias: bool = False
     """As the authors' code: theta~ shares theta's storage in the first step, and so takes the whole of it."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that `path` names: none, one, or those of a bank."""
+        return [] if self.path is None else [self.path] if isinstance(self.path, str) else list(self.path)
 
 
 @dataclass
