@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
+from ift_components.data import instructions
 from ift_components.data.images import CachedCanvases, ImageTransform, stack_images
 from ift_components.data.prepared import load_reports
 from ift_components.data.prompts import Prompt, Slots, Text, header_tokens, prompt_tokens, response_tokens, slot_id
@@ -104,24 +105,24 @@ class DatasetContext:
         """Return what turns a picture into the encoder's input."""
         return ImageTransform(self.transform, self.resize, self.tiles)
 
-    def prompt(self, instruction: str | None, key: str = "dataset.instruction") -> Prompt:
-        """Return the prompt of an instruction, or the proxy's slots without one.
+    def prompts(self, instruction: Any, key: str = "dataset.instruction") -> list[Prompt]:
+        """Return the prompts of an instruction or a pool of them, or the proxy's slots without one.
 
         Args:
-            instruction: the text, or None.
+            instruction: what `read_instructions` takes, or None.
             key: where it stands in the config, for messages.
 
         Raises:
-            ConfigError: if there is neither an instruction nor a proxy.
+            ConfigError: if there is neither an instruction nor a proxy, or the instruction is wrong.
         """
         if instruction is not None:
-            return Text(instruction)
+            return [Text(text) for text in instructions.read_instructions(instruction, key)]
         if not self.proxy_vectors:
             raise ConfigError(
                 f"{key}: is null, and a run under an `instruction` has no proxy to stand in its place; give "
                 f"{key}: ${{instruction}}, or set instruction to null to train under the proxy"
             )
-        return Slots(self.proxy_vectors)
+        return [Slots(self.proxy_vectors)]
 
 
 class ReportDataset(Dataset[Sample], TrainingDataset):
@@ -131,7 +132,8 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         context: the run's transform, number of proxy slots and seed.
         source: prepared folder.
         split: `train`, `val` or `test`.
-        instruction: the text instruction; None leaves its place to the proxy.
+        instruction: a text, a list of texts or a `.txt` file of one a line; of several each sample gets one that is drawn anew
+            in every epoch. None leaves its place to the proxy.
         name: what its losses are called where a run has several sources.
         shuffling: how responses are reordered each time they are seen; None leaves them as they are.
         limit: use only the first samples.
@@ -151,7 +153,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         *,
         source: str,
         split: str,
-        instruction: str | None = None,
+        instruction: str | Sequence[str] | None = None,
         name: str = "reports",
         shuffling: Shuffling | None = None,
         limit: int | None = None,
@@ -169,10 +171,10 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             )
         self._transform = context.transform
         self._seed = context.seed
-        prompt = context.prompt(instruction)
-        self._prompt = prompt_tokens(context.transform, prompt)
+        prompts = context.prompts(instruction)
+        self._prompts = [prompt_tokens(context.transform, prompt) for prompt in prompts]
         self.sources = (name,)
-        self.has_slots = isinstance(prompt, Slots)
+        self.has_slots = isinstance(prompts[0], Slots)
         self.prepared_splits = ((Path(source), split),)
         self._image = context.image_transform()
         self._rows = load_reports(Path(source), split)
@@ -197,7 +199,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         longest = self._transform.max_seq_len
         if longest is None:
             return
-        room = longest - len(self._prompt)
+        room = longest - max(map(len, self._prompts))
         for row, size in zip(self._texts, self._bytes, strict=True):
             # A byte-level token covers at least one byte, so that only long reports need tokenizing.
             if size + 1 > room and len(response_tokens(self._transform, row["report"])) > room:
@@ -233,7 +235,8 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         row = self._texts[number]
         reports = [self._report(row, index, order) for order in range(self._responses_per_image)]
         responses = [response_tokens(self._transform, report) for report in reports]
-        return Sample(row["id"], self._prompt, responses, self._pixels(number), self.sources[0])
+        prompt = instructions.draw(len(self._prompts), self._seed, self._epoch, index)
+        return Sample(row["id"], self._prompts[prompt], responses, self._pixels(number), self.sources[0])
 
     def _report(self, row: dict[str, Any], index: int, order: int) -> str:
         if self._shuffling is None:

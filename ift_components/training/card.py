@@ -50,8 +50,12 @@ def _trained(cfg: TrainSettings) -> dict[str, str]:
 
 
 def _prompt(cfg: TrainSettings) -> str:
-    if cfg.instruction is not None:
-        return f'the instruction was "{cfg.instruction}"'
+    if len(cfg.instructions) > 1:
+        return (
+            f'the instruction was drawn for each sample from {len(cfg.instructions)}, such as "{cfg.instructions[0]}"'
+        )
+    if cfg.instructions:
+        return f'the instruction was "{cfg.instructions[0]}"'
     proxy = cfg.proxy
     size = f"a proxy of {proxy.num_vectors} vectors"
     if len(proxy.paths) > 1:

@@ -195,11 +195,7 @@ def _update_rule(cfg: TrainSettings) -> UpdateRule | None:
     rules = [str(rule) for rule in UpdateRule]
     if cfg.proxy.rule not in rules:
         raise ConfigError(f"proxy.rule: '{cfg.proxy.rule}' is not one of {', '.join(rules)}")
-    if cfg.instruction is None:
-        return UpdateRule(cfg.proxy.rule)
-    if not cfg.instruction.strip():
-        raise ConfigError("instruction: is empty; give a text, or null to train under the proxy")
-    return None
+    return None if cfg.instructions else UpdateRule(cfg.proxy.rule)
 
 
 def check_warm_up(stage: Stage) -> None:

@@ -62,6 +62,8 @@ def input_hashes(cfg: TrainSettings) -> dict[str, str]:
         files += [folder / "manifest.json", *sorted(folder.rglob("*.parquet"))]
     if cfg.checkpoint_dir and Path(cfg.checkpoint_dir).is_dir():
         files += checkpoint_files(Path(cfg.checkpoint_dir))
+    if isinstance(cfg.instruction, str) and cfg.instruction.endswith(".txt"):
+        files.append(Path(cfg.instruction))
     if cfg.instruction is None:
         files += [path for path in map(Path, cfg.proxy.paths) if path.is_file()]
     return {str(path): sha256(path) for path in files}

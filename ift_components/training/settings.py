@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
+from ift_components.data.instructions import read_instructions
 from ift_components.errors import ConfigError
 from ift_components.models.image_layout import ImageLayout
 
@@ -101,8 +102,9 @@ class TrainSettings:
     dataset: dict[str, Any] = MISSING
     """Component that builds the training samples; gets a `DatasetContext`."""
 
-    instruction: str | None = None
-    """A text in the proxy's place: ordinary instruction tuning; datasets refer to it as `${instruction}`."""
+    instruction: Any = None
+    """A text in the proxy's place: ordinary instruction tuning; datasets refer to it as `${instruction}`. A list of texts, or a
+    `.txt` file of one a line, is a pool: one is drawn for each sample and epoch."""
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
     """The proxy instruction."""
@@ -206,6 +208,15 @@ class TrainSettings:
 
     metric_logger: dict[str, Any] | None = None
     """A torchtune metric logger beside `metrics.jsonl`."""
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The texts that `instruction` stands for; none under the proxy.
+
+        Raises:
+            ConfigError: if it is wrong.
+        """
+        return () if self.instruction is None else read_instructions(self.instruction)
 
     @property
     def image_layout(self) -> ImageLayout:
