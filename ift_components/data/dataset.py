@@ -1,7 +1,7 @@
 """Training samples: image, prompt (text or proxy slots) and responses; and reports as such samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from ift_components.data.images import CachedCanvases, ImageTransform, stack_ima
 from ift_components.data.prepared import load_reports
 from ift_components.data.prompts import Prompt, Slots, Text, header_tokens, prompt_tokens, response_tokens, slot_id
 from ift_components.data.rows import Rows
+from ift_components.data.value_spans import ValueWeights
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
@@ -36,6 +37,7 @@ class Sample:
         source: name of the data source, one of the dataset's `sources`; losses are logged by it.
         questions: one for each response, the rest of its own prompt, up to and including the assistant's header; they carry
             no loss. Empty where all responses share the whole prompt.
+        weights: one list for each response, how much each of its tokens counts in the loss; empty if all count 1.
     """
 
     id: str
@@ -44,6 +46,12 @@ class Sample:
     image: Tensor
     source: str = "reports"
     questions: Sequence[list[int]] = ()
+    weights: Sequence[list[float]] = ()
+
+    def weighed(self, factor: float) -> "Sample":
+        """Return the sample with every token's weight multiplied."""
+        weights = self.weights or [[1.0] * len(response) for response in self.responses]
+        return replace(self, weights=[[factor * weight for weight in row] for row in weights])
 
 
 class TrainingDataset(Protocol):
@@ -139,12 +147,14 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         limit: use only the first samples.
         repeat: how often an epoch goes over the samples, each time with another order (the authors repeat small sets 3 times).
         responses_per_image: differently shuffled responses to one image, which share its pass through the encoder.
+        value_weight: how much a token that holds a part of an attribute's value counts in the loss; the fixed wording counts 1.
         cache_images: folder that keeps decoded and resized images, so that each is decoded once; None decodes every time.
 
     Raises:
         DataError: if the folder or split is missing or empty.
         ConfigError: if a prompt with its longest report does not fit the tokenizer's `max_seq_len`, a number is below 1, there
-            is neither instruction nor proxy, or several responses are asked for without shuffling.
+            is neither instruction nor proxy, several responses are asked for without shuffling, or values are to be weighed
+            and no report holds any.
     """
 
     def __init__(
@@ -159,6 +169,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         limit: int | None = None,
         repeat: int = 1,
         responses_per_image: int = 1,
+        value_weight: float = 1.0,
         cache_images: str | None = None,
     ) -> None:
         for key, value in (("limit", limit), ("repeat", repeat), ("responses_per_image", responses_per_image)):
@@ -192,6 +203,10 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             manifest = sha256(Path(source) / "manifest.json")
             name = f"{split}-{manifest[:16]}"
             self._cache = CachedCanvases(Path(cache_images), name, len(self._rows), self._image)
+        self._values = None
+        if value_weight != 1:
+            reports = ((_attributes(row), row["report"]) for row in self._texts)
+            self._values = ValueWeights(context.transform, Path(source), value_weight, reports)
         self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
 
@@ -236,12 +251,14 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         reports = [self._report(row, index, order) for order in range(self._responses_per_image)]
         responses = [response_tokens(self._transform, report) for report in reports]
         prompt = instructions.draw(len(self._prompts), self._seed, self._epoch, index)
-        return Sample(row["id"], self._prompts[prompt], responses, self._pixels(number), self.sources[0])
+        weights = () if self._values is None else self._values.weights(_attributes(row), reports, responses)
+        pixels = self._pixels(number)
+        return Sample(row["id"], self._prompts[prompt], responses, pixels, self.sources[0], weights=weights)
 
     def _report(self, row: dict[str, Any], index: int, order: int) -> str:
         if self._shuffling is None:
             return row["report"]
-        attributes = [(item["name"], item["value"]) for item in row["attributes"]]
+        attributes = _attributes(row)
         key = (self._seed, self._epoch, index) + ((order,) if order else ())
         return self._shuffling(row["report"], attributes, key)
 
@@ -249,6 +266,10 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         if self._cache is None:
             return self._image(read_image(self._rows, number))
         return self._cache.get(number, lambda: read_image(self._rows, number))
+
+
+def _attributes(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(item["name"], item["value"]) for item in row["attributes"]]
 
 
 def read_image(rows: Rows, place: int) -> Image.Image:
@@ -333,6 +354,11 @@ def collate(
     if len(sources) > 1:
         numbers = torch.tensor([sources.index(sample.source) for sample in samples])
         source_index = numbers.repeat_interleave(torch.tensor([len(row) for row in labels]))
+    weights = None
+    if any(sample.weights for sample in samples):
+        # The assistant's header counts as much as the response's end, which is fixed wording too.
+        rows_of = [sample.weights or sample.weighed(1.0).weights for sample in samples]
+        weights = torch.tensor([w for each in rows_of for row in each for w in (*[row[-1]] * len(header), *row)])
     images, aspect_ratio = stack_images([sample.image for sample in samples])
     return Batch(
         tokens=tokens,
@@ -346,5 +372,6 @@ def collate(
         positions=positions,
         mask=mask,
         source_index=source_index,
+        weights=weights,
         sources=len(sources),
     )

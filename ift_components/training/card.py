@@ -76,6 +76,8 @@ def _settings(cfg: TrainSettings, world: World) -> dict[str, str | int | float]:
     }
     if cfg.averaging.decay is not None:
         settings["saved weights"] = f"their moving average along the run, decay {cfg.averaging.decay} a step"
+    if cfg.rehearsal.kl_weight:
+        settings["kept to the base"] = f"KL divergence on '{cfg.rehearsal.source}', weight {cfg.rehearsal.kl_weight}"
     if cfg.max_steps is not None:
         settings["steps at most"] = cfg.max_steps
     if cfg.dataset.get("limit") is not None:

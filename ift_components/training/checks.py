@@ -126,6 +126,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
             f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to the weights of checkpoint_dir, "
             "which is null; give a checkpoint, or train the part by 'full'"
         )
+    _check_rehearsal(cfg, stage)
     added = [part for part, how in stage.tuning.items() if METHODS[how.method].adapter is not None]
     if added and cfg.checkpoint_dir is None:
         raise ConfigError(
@@ -139,6 +140,21 @@ def check_settings(cfg: TrainSettings) -> Stage:
     _check_proxy(cfg, stage)
     check_frozen_dtype(cfg, stage)
     return stage
+
+
+def _check_rehearsal(cfg: TrainSettings, stage: Stage) -> None:
+    weight = cfg.rehearsal.kl_weight
+    if not weight >= 0:
+        raise ConfigError(f"rehearsal.kl_weight: {weight} is below 0")
+    if weight and stage.is_warm_up:
+        raise ConfigError(f"rehearsal.kl_weight: {weight} has no effect, every part is frozen; set it to 0")
+    prompted = [part for part, how in stage.tuning.items() if METHODS[how.method].adapter == "prompts"]
+    if weight and prompted:
+        method = stage.tuning[prompted[0]].method
+        raise ConfigError(
+            f"rehearsal.kl_weight: {weight} compares with the untuned model, which '{method}' on tuning.{prompted[0]} does not "
+            "start from; set it to 0 or choose another method"
+        )
 
 
 def _check_proxy(cfg: TrainSettings, stage: Stage) -> None:

@@ -68,7 +68,7 @@ def _choose(
         where, layers = choices[index]
         model = _model(cfg, tuning, batch, layers)
         peak = peak_bytes(model, batch, parse_dtype(cfg.dtype), shards=shards, shard_frozen=where == "sharded")
-        copies = int(cfg.averaging.decay is not None)
+        copies = (cfg.averaging.decay is not None) + (cfg.rehearsal.kl_weight > 0)
         peak += copies * trained_bytes(model, shards)
         peaks[index] = peak - (quantised_bytes(model) if cfg.frozen_dtype == NF4 else 0)
         if peaks[index] <= room:

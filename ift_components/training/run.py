@@ -17,11 +17,11 @@ from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import sha256
-from ift_components.models.forward import Batch
+from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.model_card import model_card
 from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
-from ift_components.training.averaging import WeightAverage
+from ift_components.training.averaging import OtherWeights, WeightAverage
 from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
 from ift_components.training.checks import Stage
@@ -39,6 +39,7 @@ from ift_components.training.data import (
 from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
+from ift_components.training.rehearsal import Rehearsal
 from ift_components.training.run_folder import RunFolder, on_main
 from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import (
@@ -145,10 +146,22 @@ class TrainingRun:
                 for part, how in tuning.items()
                 if how.pull
             },
+            rehearsal=self._build_rehearsal(module),
             variation=build_variation(cfg, world, proxy),
             average=WeightAverage(module, cfg.averaging.decay) if cfg.averaging.decay is not None else None,
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
+
+    def _build_rehearsal(self, module: ResponseLoss) -> Rehearsal | None:
+        settings, sources = self.cfg.rehearsal, data_sources(self.loader)
+        if not settings.kl_weight:
+            return None
+        if settings.source not in sources or len(sources) == 1:
+            raise ConfigError(
+                f"rehearsal.source: '{settings.source}' is not one of several sources ({', '.join(sources)}); train on a "
+                "mixture that has it, or set rehearsal.kl_weight=0"
+            )
+        return Rehearsal(OtherWeights(module), sources.index(settings.source), settings.source, settings.kl_weight)
 
     def _resume(self) -> None:
         path = self.checkpointer.latest()

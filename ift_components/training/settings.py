@@ -67,6 +67,17 @@ class AveragingSettings:
 
 
 @dataclass
+class RehearsalSettings:
+    """Keeping to the untuned model on general prompts."""
+
+    kl_weight: float = 0.0
+    """Weight in the loss of the mean KL divergence of the untuned model's next tokens from the tuned one's; 0 has none."""
+
+    source: str = "rehearsal"
+    """Source of the mixture on whose response tokens it is measured."""
+
+
+@dataclass
 class TrainSettings:
     """A training run, warm-up or fine-tuning."""
 
@@ -111,6 +122,9 @@ class TrainSettings:
 
     averaging: AveragingSettings = field(default_factory=AveragingSettings)
     """Averaging of the trained weights along the run."""
+
+    rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    """Keeping to the untuned model on general prompts."""
 
     supervise_header: bool = False
     """As the authors' code: the four tokens of the assistant's header count in the loss too."""
