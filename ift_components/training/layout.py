@@ -14,7 +14,7 @@ from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import Tuning
 from ift_components.training.activations import meta_model
 from ift_components.training.flops import batch_flops
-from ift_components.training.memory import peak_bytes, quantised_bytes
+from ift_components.training.memory import peak_bytes, quantised_bytes, trained_bytes
 from ift_components.training.settings import AUTO, TrainSettings, parse_dtype
 
 USABLE = 0.9
@@ -68,6 +68,8 @@ def _choose(
         where, layers = choices[index]
         model = _model(cfg, tuning, batch, layers)
         peak = peak_bytes(model, batch, parse_dtype(cfg.dtype), shards=shards, shard_frozen=where == "sharded")
+        copies = (cfg.averaging.decay is not None) + (cfg.rehearsal.kl_weight > 0)
+        peak += copies * trained_bytes(model, shards)
         peaks[index] = peak - (quantised_bytes(model) if cfg.frozen_dtype == NF4 else 0)
         if peaks[index] <= room:
             return index

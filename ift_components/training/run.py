@@ -17,12 +17,14 @@ from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import sha256
-from ift_components.models.forward import Batch
+from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.model_card import model_card
 from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.training.averaging import OtherWeights, WeightAverage
 from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checks import Stage
 from ift_components.training.data import (
     build_loader,
     build_validation_loader,
@@ -37,12 +39,14 @@ from ift_components.training.data import (
 from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
+from ift_components.training.rehearsal import Rehearsal
 from ift_components.training.run_folder import RunFolder, on_main
-from ift_components.training.settings import Stage, TrainSettings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
     build_proxy,
+    build_variation,
     checkpoint_bytes,
     offload_activations,
     parameter_groups,
@@ -142,8 +146,22 @@ class TrainingRun:
                 for part, how in tuning.items()
                 if how.pull
             },
+            rehearsal=self._build_rehearsal(module),
+            variation=build_variation(cfg, world, proxy),
+            average=WeightAverage(module, cfg.averaging.decay) if cfg.averaging.decay is not None else None,
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
+
+    def _build_rehearsal(self, module: ResponseLoss) -> Rehearsal | None:
+        settings, sources = self.cfg.rehearsal, data_sources(self.loader)
+        if not settings.kl_weight:
+            return None
+        if settings.source not in sources or len(sources) == 1:
+            raise ConfigError(
+                f"rehearsal.source: '{settings.source}' is not one of several sources ({', '.join(sources)}); train on a "
+                "mixture that has it, or set rehearsal.kl_weight=0"
+            )
+        return Rehearsal(OtherWeights(module), sources.index(settings.source), settings.source, settings.kl_weight)
 
     def _resume(self) -> None:
         path = self.checkpointer.latest()
@@ -274,7 +292,8 @@ class TrainingRun:
         step, every = self.trainer.steps, self.cfg.val_every_steps
         if self.val_loader is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
+        with self.trainer.saved_weights():
+            return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
 
     def _look(self) -> dict[str, float]:
         """Ask the validation questions if it is time; keep the checkpoint if it is the best, end the run if none came lately.
@@ -285,7 +304,8 @@ class TrainingRun:
         cfg, step, every = self.cfg, self.trainer.steps, self.cfg.val_questions_every_steps
         if self.watch is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        measures = self.watch.look(self.trainer)
+        with self.trainer.saved_weights():
+            measures = self.watch.look(self.trainer)
         if cfg.keep_best is not None:
             name = f"val_{cfg.keep_best}"
             if name not in measures:
@@ -327,7 +347,8 @@ class TrainingRun:
         # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
             on_main(self.world, lambda: self.folder.begin_save(folder.name))
-            write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
+            with self.trainer.saved_weights():
+                write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
         proxy = self.trainer.proxy
         if proxy is not None:
             model, steps = str(self.cfg.model["_component_"]), self.trainer.steps
@@ -347,6 +368,7 @@ class TrainingRun:
                 part: {**entry, "saved_share": self.stage.tuning[part].share}
                 for part, entry in self.stage.tuning.as_dict().items()
             },
+            "averaging_decay": self.cfg.averaging.decay,
             "best": self.best.state() if self.cfg.keep_best is not None else None,
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,

@@ -55,15 +55,17 @@ def on_main(world: World, action: Callable[[], None]) -> None:
 
 
 def input_hashes(cfg: TrainSettings) -> dict[str, str]:
-    """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint and proxy; what is missing is left out."""
+    """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint, proxies; what is missing is left out."""
     files: list[Path] = []
     for name in sorted(set(prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset, cfg.val_questions]))):
         folder = Path(name)
         files += [folder / "manifest.json", *sorted(folder.rglob("*.parquet"))]
     if cfg.checkpoint_dir and Path(cfg.checkpoint_dir).is_dir():
         files += checkpoint_files(Path(cfg.checkpoint_dir))
-    if cfg.proxy.path and cfg.instruction is None and Path(cfg.proxy.path).is_file():
-        files.append(Path(cfg.proxy.path))
+    if isinstance(cfg.instruction, str) and cfg.instruction.endswith(".txt"):
+        files.append(Path(cfg.instruction))
+    if cfg.instruction is None:
+        files += [path for path in map(Path, cfg.proxy.paths) if path.is_file()]
     return {str(path): sha256(path) for path in files}
 
 

@@ -17,8 +17,8 @@ from ift_components.models.forward import embed_tokens, encode_images, run_decod
 from ift_components.models.hf_layout import hf_config, read_weights, save_checkpoint
 from ift_components.models.quantised import BITS, quantisable
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 MODEL = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
 OPTIONS = [f"checkpoint_dir={TINY_CHECKPOINT}", f"proxy.path={TINY_PROXY}", "max_steps=2", "batch_size=2"]

@@ -12,10 +12,10 @@ from ift_components.models.sharding import RECOMPUTED, checkpoint_activations
 from ift_components.models.trainable import FINE_TUNING, WARM_UP
 from ift_components.proxy import UpdateRule
 from ift_components.training.activations import meta_model, traced_bytes
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.layout import settle_layout
 from ift_components.training.memory import activation_bytes, parameter_counts, peak_bytes, static_bytes
-from ift_components.training.settings import check_settings
 
 
 @pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])

@@ -17,8 +17,8 @@ from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.models.trainable import METHODS, PARTS, Tuning, apply_tuning, part_parameters
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 MODEL = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
 # Tuning, and the trained parameters by part by hand: width 96 in the encoder (4 layers, hidden 384), 128 in the decoder (6

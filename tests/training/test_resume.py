@@ -17,8 +17,8 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule, random_theta, save_proxy
 from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checks import Stage
 from ift_components.training.run import STOPPED, TrainingRun
-from ift_components.training.settings import Stage
 
 STEPS = 9
 OPTIONS = [
