@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchao.dtypes.nf4tensor import NF4Tensor, construct_nf4_args, get_block_absmax, to_nf4
+from torchao.dtypes.nf4tensor import NF4Tensor, construct_nf4_args, to_nf4
 from torchtune.modules.model_fusion import DeepFusionModel
 
 from ift_components.models.adapters import TARGETS, AdaptedLinear
@@ -40,6 +40,11 @@ def _values(nf4: tuple[float, ...], dtype: torch.dtype) -> Tensor:
     return torch.tensor(nf4, dtype=dtype)[torch.stack([codes >> 4, codes & 15], dim=-1)].view(-1, 4)
 
 
+def _largest(weight: Tensor, block: int) -> Tensor:
+    """Return the largest magnitude in every block, [numbers / block]."""
+    return weight.view(-1, block).abs().amax(dim=1)
+
+
 class HostNF4(NF4Tensor):
     """NF4 in host memory: torchao's to the bit, looked up in tables instead of computed number by number.
 
@@ -59,12 +64,21 @@ class HostNF4(NF4Tensor):
         return HostNF4(*construct_nf4_args(plain))
 
     @staticmethod
+    def double_quantize_scalers(
+        input_tensor: Tensor, block_size: int, scaler_block_size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the blocks' scales in 8 bits, and by what and around which mean they are."""
+        # A block of one number is its own largest: torchao's way to find that is the slow part.
+        largest = _largest(input_tensor, block_size)
+        scales: tuple[Tensor, Tensor, Tensor] = NF4Tensor.double_quantize_scalers(largest, 1, scaler_block_size)
+        return scales
+
+    @staticmethod
     def convert_to_norm_float_weight(input_tensor: Tensor, n_blocks: int, block_size: int, nf4: Tensor) -> Tensor:
         """Return the codes of a weight, two a byte."""
         if input_tensor.dtype != torch.bfloat16:  # whose numbers are too many for a table
             return NF4Tensor.convert_to_norm_float_weight(input_tensor, n_blocks, block_size, nf4)
-        flat = input_tensor.flatten()
-        scaled = flat.view(n_blocks, block_size) / get_block_absmax(flat, block_size).unsqueeze(-1)
+        scaled = input_tensor.view(n_blocks, block_size) / _largest(input_tensor, block_size).unsqueeze(-1)
         codes = _codes(tuple(nf4.tolist())).index_select(0, scaled.view(torch.uint16).flatten().int())
         return codes[::2] << 4 | codes[1::2]
 

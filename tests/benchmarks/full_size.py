@@ -183,6 +183,7 @@ def main():
         return
     folder.mkdir(parents=True, exist_ok=True)
     Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go, before what others run
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the stage is ended too
     record = folder / "stages.json"
     done = json.loads(record.read_text()) if record.exists() else {}
     for name, command in commands(folder, tiny=args.tiny).items():
