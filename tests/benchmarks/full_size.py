@@ -6,12 +6,10 @@ question put to the saved adapter. Each stage is a process of its own; its time 
 written to `DIR/stages.json`, and a stage that is there already is not run again, so that the same command goes on where it was
 stopped.
 
-The 11B model's tokenizer is not free: here the miniature's entries are filled up to as many. `--tiny` does all of it with the
-miniature's shape. A stage is ended when the machine has less than 1.5 GiB of memory left.
+`--tiny` does all of it with the miniature's shape. A stage is ended when the machine has less than 1.5 GiB of memory left.
 """
 
 import argparse
-import base64
 import json
 import os
 import platform
@@ -22,18 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from torchtune.models.llama3_2_vision import llama3_2_vision_11b
-
 from ift_components.files import write_json
-from ift_components.models import tiny_llama3_2_vision
-from ift_components.models.hf_layout import hf_config, save_checkpoint
-from ift_components.models.tiny import TINY_TOKENIZER
 
 LEAST_FREE = 1.5 * 2**30
-VOCABULARY = 128_000  # without the special ones
-FILE = 2_500_000_000  # bytes
-POOL = 20_000_003
 TINY = [
     "model._component_=ift_components.models.tiny_llama3_2_vision",
     "model.image_size=84",
@@ -45,51 +34,15 @@ TINY = [
 FILES = {"warm-up": "warm-up/proxy_instruction.safetensors", "fine-tuning": "fine-tuning/adapter"}
 
 
-def draw(name, shape, pool):
-    """Random weights that keep activations of one size: norms at 1, biases at 0, gates half open.
-
-    Matrices are stretches of one pool of normal numbers, because 10.6 billion drawn one by one take minutes.
-    """
-    if len(shape) > 1:
-        fan_in = shape[-1] if len(shape) == 2 else shape[1:].numel()
-        start = int(torch.randint(len(pool) // 2, ()))
-        stretch = pool[start:].repeat(1 + shape.numel() // (len(pool) - start))[: shape.numel()]
-        return stretch.view(shape) * (0.02 if "embed" in name else fan_in**-0.5)
-    value = 0.0 if name.endswith("bias") else 1.0 if shape.numel() > 1 else 0.5
-    return torch.full(shape, value, dtype=torch.bfloat16)
-
-
-def write_tokenizer(path):
-    """The miniature's entries, and after them ones that no text has, since its bytes are none of UTF-8."""
-    lines = (TINY_TOKENIZER / "tokenizer.model").read_text().splitlines()
-    fillers = (b"\xff" + number.to_bytes(3, "big") for number in range(VOCABULARY - len(lines)))
-    lines += [f"{base64.b64encode(entry).decode()} {rank}" for rank, entry in enumerate(fillers, start=len(lines))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-
-
-def write_checkpoint(folder, *, tiny):
-    """Draw one tensor after the other; no more than one file of them is in memory."""
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        model = tiny_llama3_2_vision() if tiny else llama3_2_vision_11b()
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    pool = torch.randn(POOL, dtype=torch.bfloat16)
-    weights = ((name, draw(name, shape, pool)) for name, shape in shapes.items())
-    save_checkpoint(folder, weights, hf_config(model), dtype=torch.bfloat16, max_file_bytes=FILE)
-    if not tiny:
-        write_tokenizer(folder / "original" / "tokenizer.model")
-
-
 def commands(folder, *, tiny):
     """Return the stages and what each runs."""
     tune = [str(Path(sys.executable).with_name("tune")), "run"]
-    script = [sys.executable, __file__, "--folder", str(folder), "--write-checkpoint", *(["--tiny"] if tiny else [])]
+    script = Path(__file__).with_name("random_checkpoint.py")
     model = [f"checkpoint_dir={folder / 'checkpoint'}", "frozen_dtype=nf4", "device=cpu", f"data={folder / 'data'}"]
     model += ["batch_size=1", *(TINY if tiny else [])]
     step = ["max_steps=1", "num_workers=0"]
     return {
-        "checkpoint": script,
+        "checkpoint": [sys.executable, str(script), str(folder / "checkpoint"), *(["--tiny"] if tiny else [])],
         "data": [
             *(*tune, "ift_data_recipe", "--config", "data_smears.yaml", f"builder.root={folder / 'drawn'}"),
             *("builder.train=1", "builder.val=1", "builder.test=1", f"output_dir={folder / 'data'}"),
@@ -175,12 +128,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="takes 22 GB")
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape")
-    parser.add_argument("--write-checkpoint", action="store_true", help="only that, here")
     args = parser.parse_args()
     folder = args.folder.resolve()
-    if args.write_checkpoint:
-        write_checkpoint(folder / "checkpoint", tiny=args.tiny)
-        return
     folder.mkdir(parents=True, exist_ok=True)
     Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go, before what others run
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the stage is ended too
