@@ -91,7 +91,7 @@ class Batch:
     Attributes:
         tokens: [b, s] token ids.
         images: [b, 1, tiles, 3, h, w] normalised pixels, filled up with zeros to the most tiles of an image; None leaves out
-            encoder and cross-attention, as for a text alone.
+            encoder and cross-attention, as for a text alone, unless there are `features`.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
         slot_index: [r * K] positions of the proxy slots in the flattened [b * s] sequence, row by row; r <= b rows have slots.
@@ -102,6 +102,8 @@ class Batch:
         mask: [b, s, s] which tokens each token sees then; None is causal.
         source_index: [n] number of the source that each label's sample is from; None where there is one source.
         sources: how many sources there are.
+        features: [b, image tokens, d] what the encoder gives for the images, where that is known; those of an image with fewer
+            tiles than others are filled up, with zeros for example.
     """
 
     tokens: Tensor
@@ -116,6 +118,7 @@ class Batch:
     mask: Tensor | None = None
     source_index: Tensor | None = None
     sources: int = 1
+    features: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, except `aspect_ratio`."""
@@ -281,8 +284,10 @@ class ResponseLoss(nn.Module):
         """
         model = self.model
         trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
-        image = image_mask = None
-        if batch.images is not None:
+        image, image_mask = batch.features, None
+        if image is not None:
+            image_mask = own_image_tokens(model, batch.aspect_ratio)
+        elif batch.images is not None:
             image_mask = own_image_tokens(model, batch.aspect_ratio)
             with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
                 image = encode_images(model, batch.images.to(self.compute_dtype), batch.aspect_ratio)

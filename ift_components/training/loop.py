@@ -15,6 +15,7 @@ from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
+from ift_components.training.encoded import KeptEncodings
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,7 @@ class Trainer:
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
         pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        kept: gives what the frozen encoder makes of pictures; None lets it compute them in every pass.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
@@ -46,6 +48,7 @@ class Trainer:
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
     pulls: Mapping[str, tuple[float, Sequence[Tensor]]] = field(default_factory=dict)
+    kept: KeptEncodings | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
@@ -53,6 +56,8 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """Return a batch's summed losses by source under the proxy's current vectors, [sources]."""
+        if self.kept is not None:
+            batch = self.kept.fill(batch, self.world.device)
         with self.saved_activations:
             return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from ift_components.errors import ConfigError
 from ift_components.models.image_layout import ImageLayout
 from ift_components.models.sharding import RECOMPUTED
-from ift_components.models.trainable import METHODS, Tuning
+from ift_components.models.trainable import FROZEN, METHODS, Tuning
 from ift_components.proxy import UpdateRule
 
 BEST_BY = ("questions", "balanced", "read_out", "unrelated")
@@ -155,6 +155,9 @@ class TrainSettings:
 
     keep_last: int = 2
     """How many of those to keep; the last epoch's end is one of them."""
+
+    keep_encoded: bool = False
+    """Compute what the frozen encoder makes of a picture once in the run and keep it, in memory or else on disk."""
 
     activation_checkpointing: str = "none"
     """Whose layers are recomputed in the backward pass to save memory: `none`, `encoder`, `language`, `all`, or `auto`: the
@@ -312,6 +315,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
+    _check_keep_encoded(cfg, stage)
     if stage.is_warm_up and stage.rule in (None, UpdateRule.FIX):
         raise ConfigError("tuning: every part is frozen and no proxy moves, so that nothing is left to train")
     set_back = [part for part, how in stage.tuning.items() if how.share < 1]
@@ -332,6 +336,22 @@ def check_settings(cfg: TrainSettings) -> Stage:
         raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
     check_frozen_dtype(cfg, stage)
     return stage
+
+
+def _check_keep_encoded(cfg: TrainSettings, stage: Stage) -> None:
+    if not cfg.keep_encoded:
+        return
+    for part in ("encoder", "fusion"):  # fusion holds the projection, whose output it is that is kept
+        if stage.tuning[part].method != FROZEN:
+            raise ConfigError(
+                f"keep_encoded: tuning.{part} is '{stage.tuning[part].method}', which changes what the encoder gives in every "
+                "step; set keep_encoded=false"
+            )
+    if cfg.frozen_weights == "sharded" or cfg.cpu_offload:
+        key, value = ("cpu_offload", "true") if cfg.cpu_offload else ("frozen_weights", "sharded")
+        raise ConfigError(
+            f"keep_encoded: needs the encoder whole on every process, and {key} is {value}; set keep_encoded=false"
+        )
 
 
 def check_frozen_dtype(cfg: TrainSettings, stage: Stage) -> None:
