@@ -39,7 +39,9 @@ def settle_layout(cfg: TrainSettings, world: World, tuning: Tuning, batch: Batch
     elif shards == 1 or cfg.frozen_dtype == NF4:
         frozen = ["whole"]
     else:
-        frozen = ["whole", "sharded"] if cfg.frozen_weights == AUTO else [cfg.frozen_weights]
+        # What keeps the encoder's output runs it where a process has new pictures, which no gathering of weights could follow.
+        both = ["whole"] if cfg.keep_encoded else ["whole", "sharded"]
+        frozen = both if cfg.frozen_weights == AUTO else [cfg.frozen_weights]
     recomputed = list(RECOMPUTED) if cfg.activation_checkpointing == AUTO else [cfg.activation_checkpointing]
     choices = [(where, layers) for where in frozen for layers in recomputed]
     if len(choices) > 1:

@@ -9,9 +9,9 @@ import subprocess
 import time
 
 import pytest
-import torch
 import yaml
 from launching import launch
+from results import assert_identical, losses, weights
 from safetensors.torch import load_file
 
 from ift_components.errors import ConfigError, UserError
@@ -35,24 +35,6 @@ SCHEDULE = "lr_scheduler._component_=torchtune.training.lr_schedulers.get_cosine
 
 class KilledError(Exception):
     """Stands for a kill in tests that run in this process."""
-
-
-def weights(folder, result="checkpoint"):
-    return {path.name: load_file(path) for path in (folder / result).glob("*.safetensors")}
-
-
-def assert_identical(left, right):
-    assert left.keys() == right.keys()
-    for name, tensors in left.items():
-        assert tensors.keys() == right[name].keys()
-        for key, value in tensors.items():
-            assert torch.equal(value, right[name][key]), f"{name}: {key}"
-
-
-def losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [row["loss"] for row in rows]
 
 
 def run(cfg, world, *, stop_after=None):
