@@ -13,10 +13,11 @@ import torch
 
 from ift_components.config import load_config
 from ift_components.distributed import distributed
+from ift_components.training.checks import check_settings
 from ift_components.training.data import epoch_batches
 from ift_components.training.encoded import KeptEncodings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings
 
 
 def main():

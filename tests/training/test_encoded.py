@@ -17,10 +17,10 @@ from ift_components.models.forward import encode_images, own_image_tokens
 from ift_components.models.trainable import WARM_UP
 from ift_components.proxy import PROXY_FILE
 from ift_components.training import encoded
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, trial_batches
 from ift_components.training.encoded import KeptEncodings, count_pictures
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 from ift_components.training.setup import build_module
 
 REPEATED = ["dataset.repeat=3", "dataset.limit=10", "epochs=2", "batch_size=4", "val_every_steps=5"]
