@@ -1,10 +1,9 @@
 """The model card's tables from finished evaluations: `python -m ift_components.miniature.table EVALUATION EVALUATION ...`.
 
 Evaluations of one label are the seeds of a method, and make a row: knowing (what the model's own reports say) beside telling
-(what it answers when asked, and what of it is left with another image's pixels), open questions, what is left of unrelated tasks,
-and what a constant answer reaches. Accuracy comes with the 95 % interval that images and seeds leave, the rest with the standard
-deviation over the seeds. `--attributes` says for each attribute what reports and answers reach, so that one sees which of the two
-it is lost in.
+(what it answers when asked, and what of it is left with another image's pixels), open questions, unrelated tasks, and what a
+constant answer reaches. Accuracy comes with the 95 % interval that images and seeds leave, the rest with the standard deviation
+over the seeds. `--attributes` says for each attribute what reports and answers reach: which of the two it is lost in.
 """
 
 import argparse
