@@ -154,6 +154,22 @@ def test_spellings_legends_and_flags_that_never_hold():
     assert (read["Dx"], faults) == ("A", [])
 
 
+def test_spellings_are_one_value_in_checks_and_preview(tmp_path):
+    """The rarer spelling occurs in the test split alone."""
+    table = []
+    for n in range(12):
+        split = ("train", "val", "test")[max(0, n - 9)]
+        word = "good" if split == "test" else ("Good", "Poor")[n % 2]
+        table.append([save_picture(tmp_path / "in" / f"{n}.png", n).name, split, word])
+    save_csv(tmp_path / "in" / "t.csv", ("image", "set", "quality"), table)
+    source = image_table(tmp_path / "in", "t.csv", split_column="set")
+    manifest = build(source, tmp_path / "out", protocol="full")
+    assert not [warning for warning in manifest["checks"]["warnings"] if "not in training" in warning]
+    page = (tmp_path / "out" / "preview.html").read_text()
+    assert (page.count("7 (58 %)"), page.count("5 (42 %)")) == (1, 1)  # Good and Poor, each once
+    assert "good quality" not in page
+
+
 def test_all_negative_is_a_report(tmp_path):
     table = [[save_picture(tmp_path / "in" / f"{n}.png", n).name, n % 2, int(n % 4 == 1)] for n in range(20)]
     save_csv(tmp_path / "in" / "t.csv", ["image", "edema", "mass"], table)
