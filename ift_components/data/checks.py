@@ -99,14 +99,14 @@ def _balance(source: Source, folder: Path, checks: Checks) -> None:
                     counts[item["name"]][split][item["value"]] += 1
     checks.balance = {name: {s: _listed(c) for s, c in by_split.items()} for name, by_split in counts.items()}
     for name, by_split in counts.items():
-        values = {value for counter in by_split.values() for value in counter}
-        if len(values) == 1:
-            checks.warnings.append(f"attribute '{name}' has one value only: {wordings[name](values.pop())}")
-        unseen = {v for s in ("val", "test") for v in by_split[s]} - set(by_split["train"])
-        if unseen and len(values) <= LISTED:
-            checks.warnings.append(
-                f"attribute '{name}': not in training: {', '.join(sorted(map(wordings[name], unseen)))}"
-            )
+        # As reports word them: several source values may be one.
+        texts = {split: {wordings[name](value) for value in counter} for split, counter in by_split.items()}
+        every = set[str]().union(*texts.values())
+        if len(every) == 1:
+            checks.warnings.append(f"attribute '{name}' has one value only: {every.pop()}")
+        unseen = (texts["val"] | texts["test"]) - texts["train"]
+        if unseen and len(every) <= LISTED:
+            checks.warnings.append(f"attribute '{name}': not in training: {', '.join(sorted(unseen))}")
 
 
 def _listed(counter: Counter[str]) -> dict[str, int]:

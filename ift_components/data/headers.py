@@ -1,7 +1,7 @@
 """Column headers as people write them: line breaks, and legends in brackets that explain the codes below."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 _BRACKET = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
@@ -26,12 +26,14 @@ class Header:
     codes: tuple[str, ...] = ()
 
 
-def read_header(text: str) -> Header:
+def read_header(text: str, values: Collection[str] = ()) -> Header:
     """Take a header apart: `Shape (0 = round, 1 = oval)` is named `Shape`; brackets of other kinds stay in the name.
 
     Args:
         text: the header cell.
+        values: what stands below it; a bracket that lists some of these leaves the name too.
     """
+    below = {value.casefold() for value in values}
     legend: dict[str, str] = {}
     codes: list[str] = []
 
@@ -44,6 +46,8 @@ def read_header(text: str) -> Header:
             codes.extend(pairs)
         elif len(items) >= 2 and all(len(item) <= 3 for item in items):  # noqa: PLR2004 (codes, as in 0/1/2 or P/N)
             codes.extend(items)
+        elif len(items) >= 2 and below.issuperset(item.casefold() for item in items):  # noqa: PLR2004
+            return " "
         else:
             return match.group()
         return " "

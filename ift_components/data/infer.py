@@ -106,7 +106,7 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> _Column:
     counts = Counter(row[name] for row in rows)
     absent = [value for value in ABSENT if not (value == "-" and "+" in counts)]  # beside a plus, a minus is a value
     values = {value: count for value, count in counts.items() if value not in absent}
-    return _Column(name, read_header(name), values, tuple(value for value in absent if value in counts))
+    return _Column(name, read_header(name, values), values, tuple(value for value in absent if value in counts))
 
 
 def _fault(column: _Column, *, chosen: bool, private: bool) -> str:
@@ -137,28 +137,34 @@ def _looks_like(column: _Column, *, private: bool) -> str:
 
 def _flag_words(column: _Column) -> tuple[list[str], list[str]] | None:
     """Return the values of a column that say yes and those that say no; None if it is no flag."""
-    if column.header.legend:
-        return None
-    folded = {value.casefold() for value in column.values}
-    if len(folded) == 1 and folded <= set(MARKS) and "" in column.absent:
+    legend = {code.casefold(): meaning.casefold() for code, meaning in column.header.legend.items()}
+    read = {value: legend.get(value.casefold(), value.casefold()) for value in column.values}
+    folded = set(read.values())
+    if len(folded) == 1 and folded <= set(MARKS) and "" in column.absent and not legend:
         return column.values, [""]
+    codes = set(legend.values()) or {code.casefold() for code in column.header.codes}
     for yes, no in PAIRS:
-        coded = (yes, no) not in _CODED or {code.casefold() for code in column.header.codes} == {yes, no}
-        if folded == {yes, no} and coded:
-            return ([v for v in column.values if v.casefold() == yes], [v for v in column.values if v.casefold() == no])
+        listed = codes == {yes, no}
+        # Where the header lists both, one of them may never occur.
+        if (folded == {yes, no} and (listed or (yes, no) not in _CODED)) or (listed and folded < {yes, no}):
+            return [v for v in column.values if read[v] == yes], [v for v in column.values if read[v] == no]
     return None
 
 
 def _attribute(column: _Column, notes: list[str], *, private: bool) -> Attribute:
-    words = _flag_words(column)
-    if words is not None:
-        return _flag(column, *words)
-    values, name = column.values, column.header.name
-    if len(values) == 1:
+    words, values, name = _flag_words(column), column.values, column.header.name
+    if len(values) == 1 and not (words and all(words)):
         value = "the same value" if private else f"'{values[0]}'"
         notes.append(f"column '{name}' always holds {value}: in reports, but not asked")
+    if words is not None:
+        return _flag(column, *words)
     legend = {code.casefold(): meaning for code, meaning in column.header.legend.items()}
     wording = {value: legend[value.casefold()] for value in values if value.casefold() in legend}
+    spelled = _spellings(column)
+    wording = {value: wording.get(usual, usual) for value, usual in spelled.items()} | wording
+    if spelled and not private:
+        read = ", ".join(f"'{value}' as '{usual}'" for value, usual in spelled.items())
+        notes.append(f"column '{name}' spells values in several ways: {read}")
     unread = [value for value in values if value not in wording]
     if column.header.codes and unread and not private:
         notes.append(
@@ -170,8 +176,17 @@ def _attribute(column: _Column, notes: list[str], *, private: bool) -> Attribute
         tuple(values),
         column.absent or ("",),
         wording=wording,
-        asked=len(values) > 1,
+        asked=len({wording.get(value, value) for value in values}) > 1,
     )
+
+
+def _spellings(column: _Column) -> dict[str, str]:
+    """Return the usual spelling of each value that differs from it by case or spaces alone."""
+    usual: dict[str, str] = {}
+    for value in sorted(column.values, key=lambda value: -column.counts[value]):
+        usual.setdefault(" ".join(value.casefold().split()), value)
+    spellings = {value: usual[" ".join(value.casefold().split())] for value in column.values}
+    return {value: spelling for value, spelling in spellings.items() if value != spelling}
 
 
 def _source(name: str, column: str) -> str:
@@ -192,16 +207,22 @@ def _flag(column: _Column, yes: list[str], no: list[str]) -> Attribute:
         absent,
         wording=wording,
         phrases=phrases,
+        asked=bool(yes and no),
         asked_as=bare if bare != name else "",
         question="Is there {name}?",
     )
+
+
+def _is_one_hot(column: _Column) -> bool:
+    words = _flag_words(column)
+    return words is not None and all(words) and not column.header.legend
 
 
 def _one_hot(columns: Sequence[_Column], rows: Sequence[Mapping[str, str]]) -> list[_Column]:
     """Return the columns at the front of which just one holds in nearly every row; an empty list if there are none."""
     group: list[_Column] = []
     holds = [0] * len(rows)
-    for column in takewhile(lambda column: _flag_words(column) is not None, columns):
+    for column in takewhile(_is_one_hot, columns):
         marks = [row[column.column].casefold() not in UNSET for row in rows]
         if any(count and mark for count, mark in zip(holds, marks, strict=True)):
             break

@@ -16,12 +16,12 @@ ENOUGH = 0.5  # share of a column's values that must be files for it to be taken
 
 
 def image_files(root: Path, *, follow_links: bool = False) -> Iterator[str]:
-    """Yield the paths, relative to the root, of all image files under it, sorted; hidden folders are passed over."""
+    """Yield the paths, relative to the root, of all image files under it, sorted; hidden ones are passed over."""
     for folder, folders, names in os.walk(root, followlinks=follow_links):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):  # a Mac's `._1.jpg` are no images
                 yield name if relative == "." else f"{relative}/{name}"
 
 
@@ -39,6 +39,12 @@ def _stem(name: str) -> str:
     return folded.removesuffix(suffix)
 
 
+def _unpadded(name: str) -> str:
+    """Return a file's stem, a number without the leading zeros that spreadsheet programs drop."""
+    stem = _stem(name).rsplit("/", 1)[-1]
+    return stem.lstrip("0") or "0" if stem.isdecimal() else stem
+
+
 # From the strictest way to recognise a file to the loosest; the first that knows a value decides.
 LEVELS: dict[str, Callable[[str], str]] = {
     "path": _plain,
@@ -46,6 +52,7 @@ LEVELS: dict[str, Callable[[str], str]] = {
     "path without or with another extension": _stem,
     "name in a sub-folder": lambda name: _folded(name).rsplit("/", 1)[-1],
     "name in a sub-folder without or with another extension": lambda name: _stem(name).rsplit("/", 1)[-1],
+    "number but for leading zeros": _unpadded,
 }
 
 

@@ -104,7 +104,9 @@ class QuestionMaker:
         limit = len(pool) if attribute.sampled or self.options.n_options else len(LETTERS)
         fault = options_fault(pool, pool[0], limit)
         if fault:
-            raise DataError(f"schema: attribute '{attribute.name}' {fault}; or do not ask it (asked: false)")
+            raise DataError(
+                f"schema: attribute '{attribute.name}' {fault}; mend that in the schema, or do not ask it (asked: false)"
+            )
 
     def _pool(self, attribute: Attribute) -> Sequence[str]:
         texts = attribute.option_texts()

@@ -5,7 +5,7 @@ security policy forbids whatever might slip through.
 """
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,18 @@ def _balance(manifest: Mapping[str, Any]) -> dict[str, list[tuple[str, list[tupl
         attributes = {attribute.name: attribute for attribute in Schema.from_dict(manifest["schema"]).attributes}
     table = {}
     for name, by_split in manifest["checks"]["balance"].items():
-        totals = {split: sum(by_split[split].values()) for split in SPLITS if by_split[split]}
-        values = sorted({v for counts in by_split.values() for v in counts}, key=lambda v: -by_split["train"].get(v, 0))
+        texts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS if by_split[split]}
+        for split, counter in texts.items():  # several source values may have one wording
+            for value, count in by_split[split].items():
+                label = attributes[name].text(value) if name in attributes else value
+                counter[label or "(blank)"] += count
+        totals = {split: counter.total() for split, counter in texts.items()}
+        trained = texts.get("train", Counter())
         rows = []
-        for value in values:
-            counts = {split: by_split[split].get(value, 0) for split in totals}
-            count = sum(counts.values())
-            shares = [(split, counts[split] / totals[split]) for split in totals]
-            label = attributes[name].text(value) if name in attributes else value
-            rows.append((label or "(blank)", shares, count, round(100 * count / sum(totals.values()))))
+        for label in sorted(dict.fromkeys(t for counter in texts.values() for t in counter), key=lambda t: -trained[t]):
+            count = sum(counter[label] for counter in texts.values())
+            shares = [(split, counter[label] / totals[split]) for split, counter in texts.items()]
+            rows.append((label, shares, count, round(100 * count / sum(totals.values()))))
         table[name] = rows
     return table
 

@@ -1,10 +1,12 @@
 """Reading source tables: every cell is text, and a malformed table is refused with the reason."""
 
+import codecs
 import csv
 import gzip
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +14,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ift_components.data.problems import Problems
-from ift_components.data.workbook import cell_text, read_cells
+from ift_components.data.workbook import cell_text, read_cells, titles_above
 from ift_components.errors import DataError
 
 Row = Mapping[str, str]
+_LOOKED_AT = 50  # records of a CSV file by which its delimiter is found
 
 
 def require_columns(path: Path, names: Iterable[str], expected: Iterable[str], *, private: bool = False) -> None:
@@ -43,7 +46,24 @@ def _require_unique(path: Path, header: list[str], *, private: bool) -> None:
         raise DataError(f"{path.name}: column {names} occurs more than once")
 
 
-def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
+@dataclass(frozen=True)
+class _Form:
+    """How a CSV file is written.
+
+    Attributes:
+        encoding: as Python calls it.
+        delimiter: between cells.
+        titles: records above the header.
+    """
+
+    encoding: str = "utf-8-sig"
+    delimiter: str = ","
+    titles: int = 0
+
+
+def read_csv(
+    path: Path, columns: Iterable[str], problems: Problems, form: _Form = _Form()
+) -> Iterator[tuple[int, Row]]:
     """Yield the line number (of a row's end) and the cells of each row of a CSV file, as text and as they stand.
 
     A byte-order mark is dropped; names in the header lose line breaks, cells surrounding white space; quoted
@@ -53,14 +73,15 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
         path: a comma-separated file with a header, in UTF-8.
         columns: the columns that must be there.
         problems: where rows with more or fewer cells than the header are noted; they are left out.
+        form: what `read_table` found out about a user's own file.
 
     Raises:
         DataError: for a missing or repeated column, or another encoding.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [" ".join(name.split()) for name in next(reader, [])]
+        with path.open(encoding=form.encoding, newline="") as file:
+            reader = csv.reader(file, delimiter=form.delimiter, strict=True)
+            header = [" ".join(name.split()) for name in next(itertools.islice(reader, form.titles, None), [])]
             _require_unique(path, header, private=problems.private)
             require_columns(path, header, columns, private=problems.private)
             for cells in reader:
@@ -82,31 +103,86 @@ def read_csv(path: Path, columns: Iterable[str], problems: Problems) -> Iterator
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def read_table(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
-    """Yield the row number and the cells of each row of a CSV, XLSX or Parquet table, as text.
+def read_table(
+    path: Path, columns: Iterable[str], problems: Problems, notes: list[str] | None = None
+) -> Iterator[tuple[int, Row]]:
+    """Yield the row number and the cells of each row of a user's own CSV, XLSX or Parquet table, as text.
 
     Numbers lose a trailing `.0`, booleans read `yes` and `no`, empty cells are empty texts. Of a workbook the first
-    sheet is read (`workbook`).
+    sheet is read (`workbook`). Cells of a CSV file may be separated by semicolons or tabs, as spreadsheet programs write
+    them; one that is not UTF-8 is read as UTF-16 if it begins so, else as Windows-1252. Titles above the header are passed
+    over.
 
     Args:
-        path: a table whose first row (or whose schema) names the columns.
+        path: a table with a row (or a schema) that names the columns.
         columns: the columns that must be there.
         problems: where malformed rows are noted.
+        notes: takes a line about whatever of this was found.
 
     Raises:
         DataError: for another file type, a table that cannot be read, or missing columns.
     """
-    readers = {".csv": read_csv, ".xlsx": _read_workbook, ".parquet": _read_parquet}
+    notes = [] if notes is None else notes
+    readers = {".csv": _read_own_csv, ".xlsx": _read_workbook, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path.name}: a table must be one of {', '.join(readers)}, got '{path.suffix}'")
     if not path.is_file():
         raise DataError(f"{path} is missing")
-    yield from reader(path, columns, problems)
+    yield from reader(path, columns, problems, notes)
 
 
-def _read_workbook(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
-    header, rows = read_cells(path, problems)
+def _read_own_csv(
+    path: Path, columns: Iterable[str], problems: Problems, notes: list[str]
+) -> Iterator[tuple[int, Row]]:
+    form = _form(path)
+    if form.encoding == "cp1252":
+        notes.append(f"{path.name} is not UTF-8 and was read as Windows-1252; if letters look wrong, save it as UTF-8")
+    if form.titles:
+        notes.append(f"{path.name}: {form.titles} line(s) above the header passed over")
+    yield from read_csv(path, columns, problems, form)
+
+
+def _form(path: Path) -> _Form:
+    """Return how a CSV file seems to be written; UTF-8 and commas where nothing else fits better."""
+    encoding = _encoding(path)
+    best, most = _Form(encoding), 0
+    for delimiter in ",;\t":
+        try:
+            with path.open(encoding=encoding, newline="") as file:
+                records = list(itertools.islice(csv.reader(file, delimiter=delimiter, strict=True), _LOOKED_AT))
+        except (csv.Error, UnicodeDecodeError):
+            continue
+        titles = titles_above(records)
+        width = len(records[titles]) if records else 0
+        fitting = sum(len(record) == width for record in records[titles:])
+        if width > 1 and fitting > most:
+            best, most = _Form(encoding, delimiter, titles), fitting
+    return best
+
+
+def _encoding(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "utf-8-sig"
+
+
+def _read_workbook(
+    path: Path, columns: Iterable[str], problems: Problems, notes: list[str]
+) -> Iterator[tuple[int, Row]]:
+    titles, header, rows = read_cells(path, problems)
+    if titles:
+        notes.append(f"{path.name}: {titles} row(s) above the header passed over")
     _require_unique(path, header, private=problems.private)
     require_columns(path, header, columns, private=problems.private)
     for number, texts in rows:
@@ -116,7 +192,10 @@ def _read_workbook(path: Path, columns: Iterable[str], problems: Problems) -> It
             yield number, dict(itertools.zip_longest(header, texts[: len(header)], fillvalue=""))
 
 
-def _read_parquet(path: Path, columns: Iterable[str], problems: Problems) -> Iterator[tuple[int, Row]]:
+def _read_parquet(
+    path: Path, columns: Iterable[str], problems: Problems, notes: list[str]
+) -> Iterator[tuple[int, Row]]:
+    del notes  # its schema leaves nothing to find out
     try:
         with pq.ParquetFile(path) as file:
             require_columns(path, file.schema_arrow.names, columns, private=problems.private)

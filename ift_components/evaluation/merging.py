@@ -263,6 +263,8 @@ class Merging:
         row |= {measure: results[measure] for measure in MEASURES if measure in results}
         if self.cfg.measure not in row:
             raise ConfigError(f"measure: '{self.cfg.measure}' needs multiple-choice questions; use measure=accuracy")
+        if "image_control" in results:
+            row["other_image"] = results["image_control"]["accuracy"]
         if "unrelated" in results:
             row["unrelated"] = mean(headline(entry)["accuracy"] for entry in results["unrelated"].values())
         return row

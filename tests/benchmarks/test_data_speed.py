@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ift_components.data.prepared import read_manifest
+from ift_components.data.prepared import load_reports, read_manifest
 
 pytestmark = pytest.mark.slow
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -26,27 +26,44 @@ SENTENCES = (
 )  # fmt: skip
 
 
-def run(*arguments: str) -> tuple[float, float]:
-    """Run the data recipe; returns the wall time in seconds and the peak memory in GB of the heaviest run so far."""
+def run(*arguments: str) -> tuple[float, float, float]:
+    """Run the data recipe; returns the wall and processor time in seconds and the peak memory in GB of the heaviest run so far."""
     tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([tune, "run", "ift_data_recipe", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return time.perf_counter() - start, peak * 1024 / 1e9
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, processor, after.ru_maxrss * 1024 / 1e9
+
+
+def milliseconds_a_row(folder: Path) -> list[float]:
+    """Return the processor's time of reading a row with its decoded image, rows in random order, for each of three passes."""
+    loaded = load_reports(folder, "train")
+    order, means = random.Random(0), []
+    for _ in range(3):
+        places = order.sample(range(len(loaded)), min(len(loaded), 3000))
+        start = time.process_time()
+        for place in places:
+            loaded[place]
+        means.append(1000 * (time.process_time() - start) / len(places))
+    return means
 
 
 @pytest.mark.skipif(not (SHARED / "wbcatt").is_dir(), reason="../shared/data/wbcatt is not there")
 def test_wbcatt_in_under_a_minute(tmp_path):
     command = ("--config", "data_wbcatt.yaml", f"builder.root={SHARED / 'wbcatt'}", f"output_dir={tmp_path / 'out'}")
-    seconds, memory = run(*command)
-    again, _ = run(*command)
-    print(f"\nWBCAtt, 8199 images: {seconds:.0f} s, {memory:.2f} GB; unchanged: {again:.0f} s")
+    seconds, processor, memory = run(*command)
+    again, unchanged, _ = run(*command)
+    print(f"\nWBCAtt, 8199 images: {processor:.0f} s of the processor ({seconds:.0f} s by the clock), {memory:.2f} GB")
+    print(f"unchanged: {unchanged:.0f} s ({again:.0f} s)")
+    first, second, third = milliseconds_a_row(tmp_path / "out")
+    print(f"a row at random, decoded: {first:.2f} ms of the processor, in later passes {second:.2f} and {third:.2f} ms")
     manifest = read_manifest(tmp_path / "out")
     assert sum(manifest["counts"]["reports"].values()) == 8199
     assert manifest["checks"]["leaks"]["identical_images"]["pairs"] == {"train and test": 2}
-    assert seconds < 60
-    assert again < 30
+    assert processor < 90
+    assert unchanged < 30
 
 
 def mimic_sized_tree(root: Path, count: int) -> None:
@@ -107,11 +124,10 @@ def test_mimic_sized_tree_in_fifteen_minutes_and_two_gigabytes(tmp_path):
     mimic_sized_tree(tmp_path / "in", ENTRIES)
     masks = (tmp_path / "in" / "MIMIC-CXR-JPG.csv").stat().st_size / 1e9
     command = ("--config", "data_mimic_cxr.yaml", f"builder.root={tmp_path / 'in'}", f"output_dir={tmp_path / 'out'}")
-    seconds, memory = run(*command)
-    again, _ = run(*command)
-    print(
-        f"\nMIMIC-sized, {ENTRIES} entries, masks {masks:.1f} GB: {seconds:.0f} s, {memory:.2f} GB; unchanged: {again:.0f} s"
-    )
+    seconds, processor, memory = run(*command)
+    again, unchanged, _ = run(*command)
+    print(f"\nMIMIC-sized, {ENTRIES} entries, masks {masks:.1f} GB: {processor:.0f} s of the processor", end=" ")
+    print(f"({seconds:.0f} s by the clock), {memory:.2f} GB; unchanged: {unchanged:.0f} s ({again:.0f} s)")
     counts = read_manifest(tmp_path / "out")["counts"]["reports"]
     assert sum(counts.values()) == ENTRIES - -(-ENTRIES // 50)
     assert seconds < 15 * 60

@@ -10,6 +10,7 @@ from trees import build, rows, save_csv, save_picture
 
 from ift_components.data.builders import image_table, image_text
 from ift_components.data.headers import read_header
+from ift_components.data.infer import infer_schema
 from ift_components.data.matching import ImageIndex
 from ift_components.data.problems import Problems
 from ift_components.data.tables import read_table
@@ -100,6 +101,19 @@ def test_images_are_recognised_as_a_person_would(tmp_path):
     assert problems.first == ["row 5: image 'three' could be 'masks/three.png' or 'pictures/three.png'"]
 
 
+def test_numbers_that_lost_their_zeros_and_a_macs_litter(tmp_path):
+    for name in ("007.jpg", "010.jpg", "1.jpg", "sub/0.png", "001.jpg"):
+        save_picture(tmp_path / name, 1)
+    (tmp_path / "._007.jpg").write_bytes(b"resource fork")
+    index = ImageIndex(tmp_path)
+    assert len(index.files) == 5
+    found = {value: index.candidates(value)[1] for value in ("7", "010", "10", "1", "0", "01", "70")}
+    assert found == {
+        "7": ["007.jpg"], "010": ["010.jpg"], "10": ["010.jpg"], "1": ["1.jpg"], "0": ["sub/0.png"],
+        "01": ["001.jpg", "1.jpg"], "70": [],
+    }  # fmt: skip
+
+
 def test_the_same_image_under_two_spellings_is_one_record(tmp_path):
     save_picture(tmp_path / "in" / "3.jpg", 3)
     table = [
@@ -110,6 +124,50 @@ def test_the_same_image_under_two_spellings_is_one_record(tmp_path):
     save_csv(tmp_path / "in" / "t.csv", ["image", "kind"], table)
     with pytest.raises(DataError, match=r"id '3\.jpg' occurs a second time"):
         build(image_table(tmp_path / "in", "t.csv"), tmp_path / "out")
+
+
+def inferred(header, rows):
+    notes = []
+    return infer_schema([dict(zip(header, row, strict=True)) for row in rows], header, notes, chosen=False), notes
+
+
+def test_spellings_legends_and_flags_that_never_hold():
+    """Values that differ by case or spaces are one; a legend of yes and no makes a flag; a finding nobody has is no text."""
+    header = ["Quality", "Oedema (1 = absent, 2 = present)", "Disc (pale/normal)", "Dx A", "Dx B", "Ulcer (0/1)"]
+    rows = [
+        [("Good", "good", "Good", "Poor", "poor")[n % 5] if n else "POOR", str(1 + n % 2),
+         ("pale", "normal")[n // 2 % 2], "xX"[n // 2 % 2] if n % 2 else "", "" if n % 2 else "X", "0"]
+        for n in range(20)
+    ]  # fmt: skip
+    schema, notes = inferred(header, rows)
+    assert [attribute.name for attribute in schema.attributes] == ["Quality", "Oedema", "Disc", "Dx", "Ulcer"]
+    quality, oedema, disc, dx, ulcer = schema.attributes
+    assert quality.option_texts() == ("Good", "Poor")
+    assert (
+        "column 'Quality' spells values in several ways: 'POOR' as 'Poor', 'good' as 'Good', 'poor' as 'Poor'" in notes
+    )
+    assert [oedema.in_report("1"), oedema.in_report("2"), oedema.text("2")] == ["", "Oedema", "yes"]
+    assert disc.in_report("pale") == "pale Disc"
+    assert dx.one_of == {"Dx A": "A", "Dx B": "B"}
+    assert (ulcer.in_report("0"), ulcer.asked) == ("", False)
+    read, faults = schema.read(dict(zip(header, rows[1], strict=True)))
+    assert (read["Dx"], faults) == ("A", [])
+
+
+def test_spellings_are_one_value_in_checks_and_preview(tmp_path):
+    """The rarer spelling occurs in the test split alone."""
+    table = []
+    for n in range(12):
+        split = ("train", "val", "test")[max(0, n - 9)]
+        word = "good" if split == "test" else ("Good", "Poor")[n % 2]
+        table.append([save_picture(tmp_path / "in" / f"{n}.png", n).name, split, word])
+    save_csv(tmp_path / "in" / "t.csv", ("image", "set", "quality"), table)
+    source = image_table(tmp_path / "in", "t.csv", split_column="set")
+    manifest = build(source, tmp_path / "out", protocol="full")
+    assert not [warning for warning in manifest["checks"]["warnings"] if "not in training" in warning]
+    page = (tmp_path / "out" / "preview.html").read_text()
+    assert (page.count("7 (58 %)"), page.count("5 (42 %)")) == (1, 1)  # Good and Poor, each once
+    assert "good quality" not in page
 
 
 def test_all_negative_is_a_report(tmp_path):

@@ -1,5 +1,7 @@
 """Tables as people send them: encodings, delimiters, quoting, empty cells, workbooks."""
 
+import csv
+
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +56,56 @@ def test_tables_that_cannot_be_used(tmp_path, content, message):
     with pytest.raises(DataError) as error:
         list(read_csv(path, ["image", "kind"], Problems()))
     assert message in str(error.value)
+
+
+HEADER, ROWS = (
+    ["image", "Größe", "shape (0: round; 1: oval)"],
+    [["a", "2,5", "0"], ["b", "1;2", "1"], ["ä", "x\ty", ""]],
+)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [("utf-8", None), ("utf-8-sig", None), ("utf-16", None), ("cp1252", "was read as Windows-1252")],
+)
+@pytest.mark.parametrize("titles", [0, 2])
+def test_own_csv_files_as_spreadsheet_programs_write_them(tmp_path, delimiter, encoding, note, titles):
+    path = tmp_path / "t.csv"
+    above = [["A study of 2022", "", ""], ["", "", ""]][:titles]
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([*above, [HEADER[0] + "\n", *HEADER[1:]], *ROWS])
+    notes = []
+    found = list(read_table(path, HEADER, Problems(), notes))
+    assert [row for _, row in found] == [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+    assert [number for number, _ in found] == [titles + 3 + n for n in range(3)]  # the header takes two lines
+    expected = [note, f"{titles} line(s) above the header passed over" if titles else None]
+    assert len(notes) == len([text for text in expected if text])
+    assert all(text in line for text, line in zip(filter(None, expected), notes, strict=True))
+
+
+def test_titles_above_a_workbooks_header(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["Study"], [], ["image", "shape", "side"], ["a", "round", "left"], ["b", None, "right"]):
+        book.active.append(row)
+    book.active.merge_cells("A1:C1")
+    book.active.merge_cells("B4:B5")
+    book.save(tmp_path / "t.xlsx")
+    notes = []
+    found = list(read_table(tmp_path / "t.xlsx", ["image"], Problems(), notes))
+    assert found == [
+        (4, {"image": "a", "shape": "round", "side": "left"}),
+        (5, {"image": "b", "shape": "round", "side": "right"}),
+    ]
+    assert notes == ["t.xlsx: 2 row(s) above the header passed over"]
+
+
+def test_a_narrow_header_is_no_title(tmp_path):
+    """A header of one name over cells that have none stays a mistake."""
+    (tmp_path / "t.csv").write_text("image\na.png,red\n")
+    found, problems = cells(tmp_path / "t.csv", ["image"])
+    assert not found
+    assert problems.first == ["t.csv line 2: 2 cells, but the header has 1; quote cells that hold commas"]
 
 
 def test_workbook_cells_become_text(tmp_path):

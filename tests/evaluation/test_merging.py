@@ -82,10 +82,17 @@ def test_blend_by_part(merge, tuned):
 
 def test_blend_is_chosen_on_validation(merge, tuned, prepared, tmp_path):
     options = ["blend=[{fusion: 0, encoder: 0, decoder: 0}, 0.5, 1]", f"validation.data={prepared}"]
-    options += ["validation.limit=4", f"validation.unrelated={{other: {prepared}}}"]
+    options += ["validation.limit=16", f"validation.unrelated={{other: {prepared}}}"]
     facts, _ = merge(f"tuned_dir={tuned}", *options)
     assert facts["candidates"][0] == {"shares": dict.fromkeys(("encoder", "fusion", "decoder"), 0.0)} | facts["base"]
     assert facts["shares"] == facts["candidates"][facts["chosen"]]["shares"]
+    evaluated = sorted((tmp_path / "out" / "validation").iterdir())
+    for folder, row in zip(evaluated, (facts["base"], *facts["candidates"]), strict=True):
+        results = json.loads((folder / "results.json").read_text())
+        control, other = results["image_control"]["accuracy"], results["unrelated"]["other"]["accuracy"]
+        expected = {name: results[name] for name in ("accuracy", "balanced_accuracy")}
+        found = {name: value for name, value in row.items() if name != "shares"}
+        assert found == expected | {"other_image": control, "unrelated": other}
     assert facts["chosen"] == choose(facts["candidates"], facts["base"], "accuracy", 0.02)
     assert json.loads((tmp_path / "out" / "merge.json").read_text()) == facts
     assert (tmp_path / "out" / "blend.png").read_bytes().startswith(b"\x89PNG")

@@ -41,15 +41,17 @@ def image_table(
     """
     folder = Path(root)
     (path,) = require_files(folder, [table])
-    rows = [row for _, row in read_table(path, [*options.columns, *(attributes or ())], options.problems())]
+    notes: list[str] = []
+    problems = options.problems()
+    rows = [row for _, row in read_table(path, [*options.columns, *(attributes or ())], problems, notes)]
     if not rows:
-        raise DataError(f"{path.name} has no usable row")
+        raise DataError(f"{path.name} has no usable row" + (f"\n{problems.summary()}" if problems.count else ""))
     index = ImageIndex(folder, follow_links=options.follow_links)
     options = replace(
         options, image_column=options.image_column or image_column(index, rows, path.name, private=options.private)
     )
     column = options.key_column
-    notes = [matching_note(index, column, rows, private=options.private)]
+    notes.append(matching_note(index, column, rows, private=options.private))
     if schema is None:
         names = list(attributes or (name for name in rows[0] if name and name not in options.columns))
         chosen = attributes is not None

@@ -65,9 +65,12 @@ def image_text(
     index = ImageIndex(folder, follow_links=options.follow_links)
     notes: list[str] = []
     if table:
-        rows = [row for _, row in read_table(paths[0], [*texts, *options.columns], options.problems())]
+        problems = options.problems()
+        rows = [row for _, row in read_table(paths[0], [*texts, *options.columns], problems, notes)]
         if not rows:
-            raise DataError(f"{paths[0].name} has no usable row")
+            raise DataError(
+                f"{paths[0].name} has no usable row" + (f"\n{problems.summary()}" if problems.count else "")
+            )
         options = replace(
             options,
             image_column=options.image_column or image_column(index, rows, paths[0].name, private=options.private),
