@@ -69,6 +69,9 @@ class TrainingDataset(Protocol):
     prepared_splits: Sequence[tuple[Path, str]] = ()
     """The prepared folders, each with the split, that the samples are from; empty for those that are drawn."""
 
+    pictures: int | None = None
+    """How many different pictures the samples of all epochs show; None where they are drawn or changed anew each time."""
+
     def notes(self) -> list[str]:
         """Return lines that a user should read before training starts."""
         return []
@@ -191,6 +194,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         self._rows = load_reports(Path(source), split)
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
+        self.pictures = len(self._rows)
         self._texts = self._rows.remove_columns("image")  # reading a row of these decodes no image
         if not self._texts[0]["report"]:
             raise DataError(f"{source} holds images with questions but no reports; train on its questions instead")

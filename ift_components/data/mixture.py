@@ -139,6 +139,8 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         self.sources = tuple(source.name for source in self._mixed)
         self.has_slots = any(source.dataset.has_slots for source in self._mixed)
         self.prepared_splits = tuple(pair for source in self._mixed for pair in source.dataset.prepared_splits)
+        counts = [source.dataset.pictures for source in self._mixed]
+        self.pictures = None if None in counts else sum(filter(None, counts))
         self._drawn: NDArray[np.int64] | None = None
         self._counts = np.stack([self._count(epoch) for epoch in range(epochs)])  # [epochs, sources]
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}

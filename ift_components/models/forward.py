@@ -91,7 +91,7 @@ class Batch:
     Attributes:
         tokens: [b, s] token ids.
         images: [b, 1, tiles, 3, h, w] normalised pixels, filled up with zeros to the most tiles of an image; None leaves out
-            encoder and cross-attention, as for a text alone.
+            encoder and cross-attention, as for a text alone, unless there are `features`.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
         slot_index: [r * K] positions of the proxy slots in the flattened [b * s] sequence, row by row; r <= b rows have slots.
@@ -103,6 +103,8 @@ class Batch:
         source_index: [n] number of the source that each label's sample is from; None where there is one source.
         sources: how many sources there are.
         weights: [n] how much each label counts in the loss; None if all count 1.
+        features: [b, image tokens, d] what the encoder gives for the images, where that is known; those of an image with fewer
+            tiles than others are filled up, with zeros for example.
     """
 
     tokens: Tensor
@@ -118,6 +120,7 @@ class Batch:
     source_index: Tensor | None = None
     sources: int = 1
     weights: Tensor | None = None
+    features: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, except `aspect_ratio`."""
@@ -336,8 +339,10 @@ class ResponseLoss(nn.Module):
     def _logits(self, batch: Batch, proxy: Tensor | None) -> Tensor:
         model = self.model
         trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
-        image = image_mask = None
-        if batch.images is not None:
+        image, image_mask = batch.features, None
+        if image is not None:
+            image_mask = own_image_tokens(model, batch.aspect_ratio)
+        elif batch.images is not None:
             image_mask = own_image_tokens(model, batch.aspect_ratio)
             with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
                 image = encode_images(model, batch.images.to(self.compute_dtype), batch.aspect_ratio)

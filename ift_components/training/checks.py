@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ift_components.errors import ConfigError
 from ift_components.models.sharding import RECOMPUTED
-from ift_components.models.trainable import METHODS, Tuning
+from ift_components.models.trainable import FROZEN, METHODS, Tuning
 from ift_components.proxy import UpdateRule
 from ift_components.training.settings import AUTO, BEST_BY, TrainSettings, parse_dtype
 
@@ -118,6 +118,7 @@ def check_settings(cfg: TrainSettings) -> Stage:
     parse_dtype(cfg.dtype)
     parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
     stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
+    _check_keep_encoded(cfg, stage)
     if stage.is_warm_up and stage.rule in (None, UpdateRule.FIX):
         raise ConfigError("tuning: every part is frozen and no proxy moves, so that nothing is left to train")
     set_back = [part for part, how in stage.tuning.items() if how.share < 1]
@@ -178,6 +179,22 @@ def _check_proxy(cfg: TrainSettings, stage: Stage) -> None:
     for key, value in (("noise", proxy.noise), ("dropout", proxy.dropout)):
         if value and stage.rule is None:
             raise ConfigError(f"proxy.{key}: {value} has no effect under an instruction, without a proxy; set it to 0")
+
+
+def _check_keep_encoded(cfg: TrainSettings, stage: Stage) -> None:
+    if not cfg.keep_encoded:
+        return
+    for part in ("encoder", "fusion"):  # fusion holds the projection, whose output it is that is kept
+        if stage.tuning[part].method != FROZEN:
+            raise ConfigError(
+                f"keep_encoded: tuning.{part} is '{stage.tuning[part].method}', which changes what the encoder gives in every "
+                "step; set keep_encoded=false"
+            )
+    if cfg.frozen_weights == "sharded" or cfg.cpu_offload:
+        key, value = ("cpu_offload", "true") if cfg.cpu_offload else ("frozen_weights", "sharded")
+        raise ConfigError(
+            f"keep_encoded: needs the encoder whole on every process, and {key} is {value}; set keep_encoded=false"
+        )
 
 
 def check_frozen_dtype(cfg: TrainSettings, stage: Stage) -> None:

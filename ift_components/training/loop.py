@@ -16,6 +16,7 @@ from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss, Target
 from ift_components.proxy import ProxyInstruction
 from ift_components.training.averaging import WeightAverage
+from ift_components.training.encoded import KeptEncodings
 from ift_components.training.rehearsal import Rehearsal
 from ift_components.training.variation import ProxyVariation
 
@@ -37,6 +38,7 @@ class Trainer:
         variation: what varies the proxy's vectors in training; None leaves them as they are.
         rehearsal: what keeps to the untuned model on one source; None does not.
         average: moving average of the trained weights, which is validated and saved in their place; None has none.
+        kept: gives what the frozen encoder makes of pictures; None lets it compute them in every pass.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
@@ -55,6 +57,7 @@ class Trainer:
     variation: ProxyVariation | None = None
     rehearsal: Rehearsal | None = None
     average: WeightAverage | None = None
+    kept: KeptEncodings | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
@@ -68,6 +71,8 @@ class Trainer:
             training: whether the vectors are varied as in training.
             target: the untuned model's distributions; with them the summed divergence follows, [sources + 1].
         """
+        if self.kept is not None:
+            batch = self.kept.fill(batch, self.world.device)
         proxy = self.proxy.seen if self.proxy is not None else None
         if proxy is not None and training and self.variation is not None:
             proxy = self.variation(proxy, batch, self.steps)

@@ -36,6 +36,7 @@ from ift_components.training.data import (
     steps_per_epoch,
     trial_batches,
 )
+from ift_components.training.encoded import KeptEncodings, count_pictures, keep_encodings
 from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
@@ -74,6 +75,7 @@ class TrainingRun:
     loader: DataLoader[Batch]
     val_loader: DataLoader[Batch] | None
     watch: Watch | None
+    kept: KeptEncodings | None
     checkpointer: Checkpointer
     steps_per_epoch: int
     total_steps: int
@@ -104,6 +106,7 @@ class TrainingRun:
         self.folder.check()
         self.loader = build_loader(cfg, world)
         self.val_loader = build_validation_loader(cfg, world)
+        pictures = count_pictures(self.loader, self.val_loader) if cfg.keep_encoded else 0
         self.watch = Watch(cfg, world, self.stage.tuning) if cfg.val_questions is not None else None
         self.steps_per_epoch = steps_per_epoch(self.loader, cfg.gradient_accumulation_steps)
         steps = cfg.epochs * self.steps_per_epoch
@@ -111,6 +114,7 @@ class TrainingRun:
         self.trainer = self._build_trainer()
         if not self.stage.is_warm_up:
             self.folder.check_room(checkpoint_bytes(self.trainer.module, cfg))
+        self.kept = self._keep_encodings(pictures) if cfg.keep_encoded else None
         spare = Path(cfg.spare_dir) if cfg.spare_dir else None
         self.checkpointer = Checkpointer(self.folder.path / "resume", world, cfg.keep_last, spare)
         if cfg.resume:
@@ -162,6 +166,12 @@ class TrainingRun:
                 "mixture that has it, or set rehearsal.kl_weight=0"
             )
         return Rehearsal(OtherWeights(module), sources.index(settings.source), settings.source, settings.kl_weight)
+
+    def _keep_encodings(self, pictures: int) -> KeptEncodings:
+        folder = self.folder.path / "encoded"
+        kept = keep_encodings(self.trainer.module, pictures, self.cfg.tiles, self.world, folder)
+        self.folder.check_room(kept.room, "what keep_encoded keeps")
+        return kept
 
     def _resume(self) -> None:
         path = self.checkpointer.latest()
@@ -238,6 +248,9 @@ class TrainingRun:
                 self.world.barrier()  # every process has seen what the folder holds
                 self.folder.start()
                 self.checkpointer.clean()
+                if self.kept is not None:
+                    on_main(self.world, self.kept.start)
+                    trainer.kept = self.kept
                 recorder.start(self.total_steps, trainer.steps)
                 self._save_epoch()  # the run may have been stopped before it was written
                 while trainer.steps < self.total_steps:
@@ -250,6 +263,8 @@ class TrainingRun:
                     self._save_epoch()
                 self.checkpointer.wait()
                 self._save_at_end()
+                if self.kept is not None:
+                    on_main(self.world, self.kept.remove)
                 recorder.finish(**self._facts())
         finally:
             signal.signal(signal.SIGTERM, previous)

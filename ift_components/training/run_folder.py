@@ -28,7 +28,7 @@ _MAY_CHANGE = {
     "resume", "device", "num_workers", "batch_size", "gradient_accumulation_steps", "data_parallel_replicate_dim",
     "activation_checkpointing", "activation_offloading", "frozen_weights",
     "checkpoint_every_steps", "keep_last", "save_every_epochs", "metric_logger", "val_every_steps", "output_dir",
-    "spare_dir",
+    "spare_dir", "keep_encoded",
 }  # fmt: skip
 
 
@@ -182,11 +182,12 @@ class RunFolder:
                 f"resume: {self.path / foreign[0]} was not written by this run; move it away, or give another output_dir"
             )
 
-    def check_room(self, needed: int) -> None:
-        """Check that the final checkpoint will fit.
+    def check_room(self, needed: int, what: str = "the final checkpoint") -> None:
+        """Check that what the run will write fits.
 
         Args:
             needed: its bytes.
+            what: its name, for the message.
 
         Raises:
             UserError: if the disk has less room than that.
@@ -197,7 +198,7 @@ class RunFolder:
             free = shutil.disk_usage(existing).free
             if free < needed:
                 raise UserError(
-                    f"output_dir: {self.path} has room for {free / 1e9:.3g} GB, and the final checkpoint takes "
+                    f"output_dir: {self.path} has room for {free / 1e9:.3g} GB, and {what} takes "
                     f"{needed / 1e9:.3g}; make room or give another folder"
                 )
 

@@ -192,6 +192,9 @@ class TrainSettings:
     keep_last: int = 2
     """How many of those to keep; the last epoch's end is one of them."""
 
+    keep_encoded: bool = False
+    """Compute what the frozen encoder makes of a picture once in the run and keep it, in memory or else on disk."""
+
     activation_checkpointing: str = "none"
     """Whose layers are recomputed in the backward pass to save memory: `none`, `encoder`, `language`, `all`, or `auto`: the
     fewest operations that fit the device, by the memory table."""
