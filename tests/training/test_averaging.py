@@ -7,9 +7,12 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from ift_components.errors import ConfigError
+from ift_components.models import tiny_llama3_2_vision
 from ift_components.models.hf_layout import read_weights
+from ift_components.models.trainable import FINE_TUNING, apply_tuning
 from ift_components.training.averaging import trained_weights
 from ift_components.training.checks import check_settings
+from ift_components.training.memory import trained_bytes
 from ift_components.training.run import TrainingRun
 
 VALIDATION = "val_dataset={_component_: ift_components.data.report_dataset, source: '${data}', split: val}"
@@ -84,6 +87,12 @@ def test_resumed_average_is_bit_identical(run, tmp_path):
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
     card = (tmp_path / "parts" / "checkpoint" / "README.md").read_text()
     assert "their moving average along the run, decay 0.9 a step" in card
+
+
+def test_its_copy_is_counted():
+    model = tiny_llama3_2_vision()
+    apply_tuning(model, FINE_TUNING)
+    assert trained_bytes(model, 2) == 4 * (566_211 + 740_264) // 2
 
 
 @pytest.mark.parametrize(

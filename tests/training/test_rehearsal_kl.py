@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ift_components.errors import ConfigError
 from ift_components.models.forward import Target
+from ift_components.models.hf_layout import read_weights
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
@@ -140,6 +141,11 @@ def test_everything_at_once_on_two_processes_repeats_one(tune, make_run, prepare
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
     for key in ("loss", "loss_reports", "kl"):
         assert [row[key] for row in two] == pytest.approx([row[key] for row in one], rel=1e-4, abs=1e-6)
+    start = dict(read_weights(TINY_CHECKPOINT))
+    left, right = (dict(read_weights(tmp_path / name / "checkpoint")) for name in ("one", "two"))
+    moved = {name: (left[name] - start[name].float()).abs().mean() for name in left}
+    assert max(moved.values()) > 1e-4
+    assert all((left[name] - right[name]).abs().mean() <= 0.02 * moved[name] + 1e-7 for name in left)
 
 
 @pytest.mark.parametrize(
