@@ -16,6 +16,7 @@ from ift_components.errors import UserError
 from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.proxy import ProxyInstruction
 from ift_components.training.encoded import KeptEncodings
+from ift_components.training.shard_step import lend, scale_gradients, squared_norms
 
 
 @dataclass(kw_only=True)
@@ -26,12 +27,12 @@ class Trainer:
         module: the training forward around the model.
         proxy: the proxy instruction, or None under a text instruction.
         groups: trained parameters by part of the model.
-        optimizer: over those groups.
+        optimizer: over those groups, or over `own_shards` of each.
         sources: names of the data's sources; with several, losses are given for each too.
         world: the processes.
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
-        pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        pulls: by part, how strongly and to which tensors every step pulls what the optimizer holds of it (L2-SP).
         kept: gives what the frozen encoder makes of pictures; None lets it compute them in every pass.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
@@ -93,28 +94,30 @@ class Trainer:
         if proxy is not None:
             proxy.collect_gradient()
         self._average_whole_gradients()
-        norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
-        by_part = torch.stack([norm.to(world.device, torch.float64) for norm in norms.values()])
+        squares = squared_norms(self.groups, world.size).to(world.device)
         # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
         # late as can be, so that a signal during the passes ends the run after this step and not after the next.
-        reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop)]))
-        values = torch.cat([reduced, counts, by_part]).cpu().split([len(sums), 1, 1, len(sums), len(norms)])
-        summed, (stop,), (samples,), counted, sizes = (value.tolist() for value in values)
+        reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop), squares]))
+        values = torch.cat([reduced, counts]).cpu().split([len(sums), 1, len(self.groups), 1, len(sums)])
+        summed, (stop,), sizes, (samples,), counted = (value.tolist() for value in values)
+        sizes = [math.sqrt(size) for size in sizes]
         self.stop_agreed = stop > 0
         clipped = [part for part in self.groups if not (part == "proxy" and proxy is not None and proxy.raw_gradient)]
         mean_loss = sum(summed) / sum(counted)
-        norm = math.hypot(*(size for part, size in zip(norms, sizes, strict=True) if part in clipped))
+        norm = math.hypot(*(size for part, size in zip(self.groups, sizes, strict=True) if part in clipped))
         if not (math.isfinite(mean_loss) and math.isfinite(math.hypot(*sizes))):
             self._refuse(batches, mean_loss, math.hypot(*sizes))
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
             scale_gradients({part: self.groups[part] for part in clipped}, self.clip_grad_norm / (norm + 1e-6))
         if proxy is not None and proxy.raw_gradient and proxy.theta.grad is not None:
             proxy.theta.grad *= sum(counted)
+        for parameters, group in zip(self.groups.values(), self.optimizer.param_groups, strict=True):
+            lend(parameters, group["params"])
         groups = zip(self.groups, self.optimizer.param_groups, strict=True)
         rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
         self._pull()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.scheduler is not None:
             self.scheduler.step()
         if proxy is not None:
@@ -122,8 +125,14 @@ class Trainer:
         self.steps += 1
         metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(sum(counted)), "samples": int(samples)}
         metrics |= _by_source("loss", self.sources, summed, counted)
-        by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
+        by_part_name = {f"grad_norm_{part}": size for part, size in zip(self.groups, sizes, strict=True)}
         return metrics | rates | {"grad_norm": norm} | by_part_name
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameters in self.groups.values():
+            for parameter in parameters:
+                parameter.grad = None
 
     @torch.no_grad()
     def _pull(self) -> None:
@@ -150,7 +159,7 @@ class Trainer:
             parameter.grad = average.view_as(parameter)
 
     def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         ids = ", ".join(id_ for batch in batches for id_ in batch.ids)
         raise UserError(
             f"step {self.steps + 1}: loss {loss} and gradient norm {norm} are not both finite; stopped before the optimizer "
@@ -169,7 +178,7 @@ class Trainer:
             value = float(self.world.sum(loss.detach()))
             if not math.isfinite(value):
                 self._refuse([batch], value, math.nan)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.proxy is not None:
             self.proxy.seen.grad = None
 
@@ -195,20 +204,3 @@ def _by_source(name: str, sources: Sequence[str], sums: Sequence[float], counts:
         return {}
     rows = zip(sources, sums, counts, strict=True)
     return {f"{name}_{source}": total / count for source, total, count in rows if count}
-
-
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return the 2-norm of the parameters' gradients over all shards, a scalar; all are sharded or all are whole."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def scale_gradients(groups: Mapping[str, Sequence[nn.Parameter]], factor: float) -> None:
-    """Multiply every gradient by `factor`, shard by shard (torch's own clipping refuses a mix of sharded and whole ones)."""
-    gradients = [_local(p.grad) for parameters in groups.values() for p in parameters if p.grad is not None]
-    torch._foreach_mul_(gradients, factor)
