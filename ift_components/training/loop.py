@@ -94,7 +94,7 @@ class Trainer:
         if proxy is not None:
             proxy.collect_gradient()
         self._average_whole_gradients()
-        squares = squared_norms(self.groups, world.size).to(world.device)
+        squares = squared_norms(self.groups, world.size, world.device)
         # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
         # late as can be, so that a signal during the passes ends the run after this step and not after the next.
         reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop), squares]))

@@ -42,27 +42,27 @@ def as_sharded(value: Tensor, parameter: Tensor) -> Tensor:
     )
 
 
-def squared_norms(groups: Mapping[str, Sequence[nn.Parameter]], processes: int) -> Tensor:
-    """Return this process's share of the squared 2-norm of each part's gradient, [parts] in fp64.
+def squared_norms(groups: Mapping[str, Sequence[nn.Parameter]], processes: int, device: torch.device) -> Tensor:
+    """Return this process's share of the squared 2-norm of each part's gradient, [parts] in fp64 on `device`.
 
     The sum over all processes is the whole one, so that it travels with whatever else a step sums.
 
     Args:
         groups: parameters by part.
         processes: how many there are; what each of them holds counts by that share.
+        device: where to; under `cpu_offload` gradients lie on two devices.
     """
-    return torch.stack([_squared_norm(parameters, processes) for parameters in groups.values()])
+    return torch.stack([_squared_norm(parameters, processes, device) for parameters in groups.values()])
 
 
-def _squared_norm(parameters: Sequence[nn.Parameter], processes: int) -> Tensor:
+def _squared_norm(parameters: Sequence[nn.Parameter], processes: int, device: torch.device) -> Tensor:
     by_copies: dict[int, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
             by_copies.setdefault(_copies(parameter, processes), []).append(_local(parameter.grad))
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for copies, gradients in by_copies.items():
-        square = torch.nn.utils.get_total_norm(gradients).double().square()
-        total = total.to(square.device) + square / copies
+        total += torch.nn.utils.get_total_norm(gradients).to(device, torch.float64).square() / copies
     return total
 
 

@@ -33,7 +33,7 @@ def on_dtensors(groups, optimizer):
 
 def on_shards(groups, optimizer):
     """Take the package's step."""
-    norm = float(squared_norms(groups, 1).sum()) ** 0.5
+    norm = float(squared_norms(groups, 1, torch.device("cpu")).sum()) ** 0.5
     scale_gradients(groups, MAX_NORM / norm)
     for parameters, group in zip(groups.values(), optimizer.param_groups, strict=True):
         lend(parameters, group["params"])

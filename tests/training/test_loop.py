@@ -44,7 +44,7 @@ def test_clipping_equals_torchs(world):
     for mine, other in zip(parameters, theirs, strict=True):
         other.grad = mine.grad.clone()
     norm = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
-    assert squared_norms({"a": parameters}, 1).sqrt().item() == pytest.approx(norm.item(), rel=1e-6)
+    assert squared_norms({"a": parameters}, 1, world.device).sqrt().item() == pytest.approx(norm.item(), rel=1e-6)
     scale_gradients({"a": parameters[:1], "b": parameters[1:]}, 0.5 / (norm.item() + 1e-6))
     for mine, other in zip(parameters, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad)

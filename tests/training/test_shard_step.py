@@ -58,7 +58,7 @@ def test_norm_is_torchs_over_sharded_tensors(train_config, world, pair):
     for part, parameters in trainer.groups.items():
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        assert squared_norms({part: parameters}, 1).sqrt().item() == norm.item()
+        assert squared_norms({part: parameters}, 1, world.device).sqrt().item() == norm.item()
 
 
 def test_state_is_loaded_into_what_the_optimizer_holds(train_config, pair):
@@ -116,7 +116,7 @@ with distributed("cpu") as world:
     norms = {}
     for part, parameters in ours.groups.items():
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters]).full_tensor().item()
-        norms[part] = [world.sum(squared_norms({part: parameters}, world.size)).sqrt().item(), norm]
+        norms[part] = [world.sum(squared_norms({part: parameters}, world.size, world.device)).sqrt().item(), norm]
     if world.is_main:
         Path(cfg.output_dir).write_text(json.dumps([rows, difference, norms]))
 """
