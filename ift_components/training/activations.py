@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from torchtune.modules.model_fusion import DeepFusionModel
 
@@ -55,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count what it returns."""
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if not isinstance(tensor, Tensor):
+            if not isinstance(tensor, Tensor) or is_traceable_wrapper_subclass(tensor):  # sharded ones have no storage
                 continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()  # noqa: SLF001

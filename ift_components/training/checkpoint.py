@@ -27,6 +27,7 @@ from ift_components.errors import UserError
 from ift_components.files import sha256, write_json
 from ift_components.training.averaging import trained_weights
 from ift_components.training.loop import Trainer
+from ift_components.training.shard_step import as_sharded
 
 _log = logging.getLogger(__name__)
 _STATE, _FILES = "state.json", "files.json"
@@ -39,6 +40,12 @@ def _named_parameters(trainer: Trainer) -> dict[str, nn.Parameter]:
     return named
 
 
+def _held_by_optimizer(trainer: Trainer) -> dict[nn.Parameter, nn.Parameter]:
+    """Return what the optimizer holds for each parameter: itself, or a parameter over its shard."""
+    groups = zip(trainer.groups.values(), trainer.optimizer.param_groups, strict=True)
+    return {p: shard for parameters, group in groups for p, shard in zip(parameters, group["params"], strict=True)}
+
+
 def tensors(trainer: Trainer, rank: int) -> dict[str, Tensor]:
     """Return everything a run needs to go on, by flat names: trained weights, their average, proxy, optimizer, RNG.
 
@@ -47,10 +54,11 @@ def tensors(trainer: Trainer, rank: int) -> dict[str, Tensor]:
         rank: this process, for its own random state.
     """
     state: dict[str, Tensor] = {}
+    held = _held_by_optimizer(trainer)
     for name, parameter in _named_parameters(trainer).items():
         state[f"model/{name}"] = parameter.detach()
-        for key, value in trainer.optimizer.state.get(parameter, {}).items():
-            state |= _plain_tensors(f"optimizer/{name}/{key}", value, rank)
+        for key, value in trainer.optimizer.state.get(held[parameter], {}).items():
+            state |= _plain_tensors(f"optimizer/{name}/{key}", as_sharded(value, parameter), rank)
     if trainer.average is not None:
         state |= trainer.average.state()
     if trainer.proxy is not None:
@@ -236,9 +244,10 @@ class Checkpointer:
         """
         stored = FileSystemReader(path).read_metadata().state_dict_metadata
         _fill_optimizer_state(trainer)
+        held = _held_by_optimizer(trainer)
         for name, parameter in _named_parameters(trainer).items():
             if not any(key.startswith(f"optimizer/{name}/") for key in stored):
-                trainer.optimizer.state.pop(parameter, None)  # it had no gradient yet
+                trainer.optimizer.state.pop(held[parameter], None)  # it had no gradient yet
         state = tensors(trainer, self._world.rank)
         rng = f"rng/{self._world.rank}"
         if rng not in stored:  # a process that the interrupted run did not have

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -98,7 +99,7 @@ class KeptEncodings:
             device: the model's.
 
         Raises:
-            UserError: if there are more different pictures than there should be: something changes them.
+            UserError: if there are more different pictures than there should be (something changes them), or no room.
         """
         if batch.images is None:
             return batch
@@ -124,8 +125,13 @@ class KeptEncodings:
         features = encode_images(self._module.model, images, ratio)
         per_tile = features.shape[1] // max(counts)
         kept = {row: own[: count * per_tile].cpu() for row, own, count in zip(rows, features, counts, strict=True)}
-        for key, row in missing.items():
-            self._kept[key] = kept[row].clone()
+        try:
+            for key, row in missing.items():
+                self._kept[key] = kept[row].clone()
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"keep_encoded: {error}; make room, or set keep_encoded=false, and go on with resume=true"
+            ) from error
 
 
 def _own_tiles(batch: Batch) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from ift_components.proxy import ProxyInstruction
 from ift_components.training.averaging import WeightAverage
 from ift_components.training.encoded import KeptEncodings
 from ift_components.training.rehearsal import Rehearsal
+from ift_components.training.shard_step import lend, scale_gradients, squared_norms
 from ift_components.training.variation import ProxyVariation
 
 
@@ -29,12 +30,12 @@ class Trainer:
         module: the training forward around the model.
         proxy: the proxy instruction, or None under a text instruction.
         groups: trained parameters by part of the model.
-        optimizer: over those groups.
+        optimizer: over those groups, or over `own_shards` of each.
         sources: names of the data's sources; with several, losses are given for each too.
         world: the processes.
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
-        pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        pulls: by part, how strongly and to which tensors every step pulls what the optimizer holds of it (L2-SP).
         variation: what varies the proxy's vectors in training; None leaves them as they are.
         rehearsal: what keeps to the untuned model on one source; None does not.
         average: moving average of the trained weights, which is validated and saved in their place; None has none.
@@ -114,31 +115,33 @@ class Trainer:
         if proxy is not None:
             proxy.collect_gradient()
         self._average_whole_gradients()
-        norms = {part: gradient_norm(parameters) for part, parameters in self.groups.items()}
-        by_part = torch.stack([norm.to(world.device, torch.float64) for norm in norms.values()])
+        squares = squared_norms(self.groups, world.size, world.device)
         # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
         # late as can be, so that a signal during the passes ends the run after this step and not after the next.
-        reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop)]))
+        reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop), squares]))
         sources = len(self.sources)
-        values = torch.cat([reduced, counts, by_part]).cpu().split([sources, 2, 3, sources, len(norms)])
-        summed, (diverged, stop), (samples, labelled, kept), counted, norm_by_part = (v.tolist() for v in values)
+        values = torch.cat([reduced, counts]).cpu().split([sources, 2, len(self.groups), 3, sources])
+        summed, (diverged, stop), sizes, (samples, labelled, kept), counted = (value.tolist() for value in values)
+        sizes = [math.sqrt(size) for size in sizes]
         self.stop_agreed = stop > 0
         clipped = [part for part in self.groups if not (part == "proxy" and proxy is not None and proxy.raw_gradient)]
         mean_loss = sum(summed) / (sum(counted) or 1.0)
-        norm = math.hypot(*(size for part, size in zip(norms, norm_by_part, strict=True) if part in clipped))
-        if not (math.isfinite(mean_loss + diverged) and math.isfinite(math.hypot(*norm_by_part))):
-            self._refuse(batches, mean_loss, math.hypot(*norm_by_part))
+        norm = math.hypot(*(size for part, size in zip(self.groups, sizes, strict=True) if part in clipped))
+        if not (math.isfinite(mean_loss + diverged) and math.isfinite(math.hypot(*sizes))):
+            self._refuse(batches, mean_loss, math.hypot(*sizes))
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
             scale_gradients({part: self.groups[part] for part in clipped}, self.clip_grad_norm / (norm + 1e-6))
         if proxy is not None and proxy.raw_gradient and proxy.theta.grad is not None:
             proxy.theta.grad *= sum(counted)
+        for parameters, group in zip(self.groups.values(), self.optimizer.param_groups, strict=True):
+            lend(parameters, group["params"])
         groups = zip(self.groups, self.optimizer.param_groups, strict=True)
         rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
         self._pull()
         if self.average is not None:
             self.average.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.scheduler is not None:
             self.scheduler.step()
         if proxy is not None:
@@ -146,7 +149,7 @@ class Trainer:
         self.steps += 1
         metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(labelled), "samples": int(samples)}
         metrics |= _by_source("loss", self.sources, summed, counted) | ({"kl": diverged / kept} if kept else {})
-        by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, norm_by_part, strict=True)}
+        by_part_name = {f"grad_norm_{part}": size for part, size in zip(self.groups, sizes, strict=True)}
         return metrics | rates | {"grad_norm": norm} | by_part_name
 
     def _count(self, batches: Sequence[Batch]) -> Tensor:
@@ -178,6 +181,12 @@ class Trainer:
             sums[: len(losses)] += losses.detach()
         return sums
 
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameters in self.groups.values():
+            for parameter in parameters:
+                parameter.grad = None
+
     @torch.no_grad()
     def _pull(self) -> None:
         """Move the parts' weights back towards their start by lr * pull of the way.
@@ -203,7 +212,7 @@ class Trainer:
             parameter.grad = average.view_as(parameter)
 
     def _refuse(self, batches: Sequence[Batch], loss: float, norm: float) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         ids = ", ".join(id_ for batch in batches for id_ in batch.ids)
         raise UserError(
             f"step {self.steps + 1}: loss {loss} and gradient norm {norm} are not both finite; stopped before the optimizer "
@@ -222,7 +231,7 @@ class Trainer:
             value = float(self.world.sum(loss.detach()))
             if not math.isfinite(value):
                 self._refuse([batch], value, math.nan)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.proxy is not None:
             self.proxy.seen.grad = None
 
@@ -248,20 +257,3 @@ def _by_source(name: str, sources: Sequence[str], sums: Sequence[float], counts:
         return {}
     rows = zip(sources, sums, counts, strict=True)
     return {f"{name}_{source}": total / count for source, total, count in rows if count}
-
-
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return the 2-norm of the parameters' gradients over all shards, a scalar; all are sharded or all are whole."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def scale_gradients(groups: Mapping[str, Sequence[nn.Parameter]], factor: float) -> None:
-    """Multiply every gradient by `factor`, shard by shard (torch's own clipping refuses a mix of sharded and whole ones)."""
-    gradients = [_local(p.grad) for parameters in groups.values() for p in parameters if p.grad is not None]
-    torch._foreach_mul_(gradients, factor)

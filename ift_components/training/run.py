@@ -54,6 +54,7 @@ from ift_components.training.setup import (
     trained_share,
     write_checkpoint,
 )
+from ift_components.training.shard_step import own_shards
 from ift_components.training.watch import Best, Watch
 
 STOPPED = 75  # exit status after SIGTERM: everything is saved, run again with resume=true
@@ -146,7 +147,7 @@ class TrainingRun:
             clip_grad_norm=cfg.clip_grad_norm,
             scheduler=scheduler,
             pulls={
-                part: (how.pull, [parameter.detach().clone() for parameter in groups[part]])
+                part: (how.pull, [shard.detach().clone() for shard in own_shards(groups[part])])
                 for part, how in tuning.items()
                 if how.pull
             },

@@ -32,6 +32,7 @@ from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.run_folder import on_main
 from ift_components.training.settings import TrainSettings, parse_dtype
+from ift_components.training.shard_step import own_shards
 from ift_components.training.variation import ProxyVariation
 
 
@@ -154,13 +155,13 @@ def trained_share(module: ResponseLoss, tuning: Tuning, groups: Mapping[str, Seq
 
 
 def build_optimizer(cfg: TrainSettings, tuning: Tuning, groups: dict[str, list[nn.Parameter]]) -> Optimizer:
-    """Build the optimizer, one parameter group a part, each with its own learning rate if the config gives one."""
+    """Build the optimizer over this process's shards: a group a part, with its own learning rate if the config gives one."""
     lr = {"proxy": cfg.proxy.lr, **{part: how.lr for part, how in tuning.items()}}
     return instantiate(
         cfg.optimizer,
         "optimizer",
         [
-            {"params": parameters, "name": part} | ({"lr": lr[part]} if lr.get(part) is not None else {})
+            {"params": own_shards(parameters), "name": part} | ({"lr": lr[part]} if lr.get(part) is not None else {})
             for part, parameters in groups.items()
         ],
     )

@@ -131,7 +131,7 @@ def test_pictures_of_different_tiles_are_kept_without_what_fills_them_up(train_c
     assert sizes == [37, 74, 148]
 
 
-def test_changing_pictures_are_refused(train_config, world, monkeypatch):
+def test_what_cannot_be_kept_is_refused(train_config, world, monkeypatch, tmp_path):
     cfg = train_config(config="tiny_warmup.yaml")
     loader = build_loader(cfg, world)
     (batch,) = trial_batches(loader, 1)
@@ -140,6 +140,9 @@ def test_changing_pictures_are_refused(train_config, world, monkeypatch):
     kept.fill(batch, world.device)
     with pytest.raises(UserError, match=r"keep_encoded: the data have 4 pictures, .* something changes them each time"):
         kept.fill(replace(batch, images=batch.images + 0.1), world.device)
+    kept = KeptEncodings(kept._module, len(batch.images), tmp_path / "gone", 0)
+    with pytest.raises(UserError, match=r"keep_encoded: .*gone.*; make room, or set keep_encoded=false"):
+        kept.fill(batch, world.device)
     monkeypatch.setattr(loader.dataset, "pictures", None)
     with pytest.raises(ConfigError, match=r"keep_encoded: a dataset shows other pictures each time"):
         count_pictures(loader)
