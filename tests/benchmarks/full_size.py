@@ -129,7 +129,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="takes 22 GB")
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape")
-    parser.add_argument("overrides", nargs="*", help="for both training stages, such as activation_checkpointing=encoder")
+    parser.add_argument(
+        "overrides", nargs="*", help="for both training stages, such as activation_checkpointing=encoder"
+    )
     args = parser.parse_args()
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
