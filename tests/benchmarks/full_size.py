@@ -6,7 +6,8 @@ question put to the saved adapter. Each stage is a process of its own; its time 
 written to `DIR/stages.json`, and a stage that is there already is not run again, so that the same command goes on where it was
 stopped.
 
-`--tiny` does all of it with the miniature's shape. A stage is ended when the machine has less than 1.5 GiB of memory left.
+`--tiny` does all of it with the miniature's shape. A stage is ended when the machine has less than 1.5 GiB of memory left;
+`activation_checkpointing=encoder` behind the folder takes less of it.
 """
 
 import argparse
@@ -34,13 +35,13 @@ TINY = [
 FILES = {"warm-up": "warm-up/proxy_instruction.safetensors", "fine-tuning": "fine-tuning/adapter"}
 
 
-def commands(folder, *, tiny):
+def commands(folder, overrides, *, tiny):
     """Return the stages and what each runs."""
     tune = [str(Path(sys.executable).with_name("tune")), "run"]
     script = Path(__file__).with_name("random_checkpoint.py")
     model = [f"checkpoint_dir={folder / 'checkpoint'}", "frozen_dtype=nf4", "device=cpu", f"data={folder / 'data'}"]
     model += ["batch_size=1", *(TINY if tiny else [])]
-    step = ["max_steps=1", "num_workers=0"]
+    step = ["max_steps=1", "num_workers=0", *overrides]
     return {
         "checkpoint": [sys.executable, str(script), str(folder / "checkpoint"), *(["--tiny"] if tiny else [])],
         "data": [
@@ -128,6 +129,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="takes 22 GB")
     parser.add_argument("--tiny", action="store_true", help="the miniature's shape")
+    parser.add_argument(
+        "overrides", nargs="*", help="for both training stages, such as activation_checkpointing=encoder"
+    )
     args = parser.parse_args()
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the stage is ended too
     record = folder / "stages.json"
     done = json.loads(record.read_text()) if record.exists() else {}
-    for name, command in commands(folder, tiny=args.tiny).items():
+    for name, command in commands(folder, args.overrides, tiny=args.tiny).items():
         if name in done:
             continue
         shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was stopped
