@@ -292,7 +292,8 @@ def command(load: Callable[[str, list[str]], Loaded]) -> Callable[[Callable[[Loa
                 print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
                 sys.exit(2)
 
-        run.load = load  # type: ignore[attr-defined]  (a plan of many runs checks their configs before the first starts)
+        # A plan of many runs checks their configs before the first starts.
+        run.load = load  # type: ignore[attr-defined]
         return run
 
     return decorate

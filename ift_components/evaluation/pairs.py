@@ -319,8 +319,9 @@ def measure_of(run: Run, key: str) -> Measure | None:
 
     Args:
         run: an evaluation with the figure.
-        key: its dotted key: `accuracy`, `balanced_accuracy`, `macro_accuracy`, `attributes.NAME.accuracy`, `unrelated.NAME.accuracy`,
-            `free.accuracy`, `free.open_accuracy`, `free.sets.NAME.closed_accuracy`, `free.open_recall` and the like.
+        key: its dotted key: `accuracy`, `balanced_accuracy`, `macro_accuracy`, `attributes.NAME.accuracy`,
+            `unrelated.NAME.accuracy`, `free.accuracy`, `free.open_accuracy`, `free.sets.NAME.closed_accuracy`,
+            `free.open_recall` and the like.
     """
     group, _, figure = key.rpartition(".")
     own = [item for item in run.items.values() if item.dataset not in run.unrelated]

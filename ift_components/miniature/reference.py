@@ -1,6 +1,7 @@
 """The supervised limit: the same vision encoder with one linear head an attribute, trained on the attribute table itself.
 
-    python -m ift_components.miniature.reference DATA OUT [--epochs 4] [--seed 0] [--split test] [--no-evaluation] [key=value ...]
+    python -m ift_components.miniature.reference DATA OUT [--epochs 4] [--seed 0] [--split test] [--no-evaluation] \
+        [key=value ...]
 
 It reads no words, so its scores say how much of each attribute the encoder can learn to see in these images, beside which the
 answers of a tuned model can be read. `key=value` changes `tiny_eval.yaml`, whose `model`, `checkpoint_dir` and `tokenizer` it

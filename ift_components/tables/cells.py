@@ -133,7 +133,7 @@ def make_table(plan: Plan, planned: Planned, *, complete: bool) -> Table:
     table = Table({}, [], complete)
     for row in plan.rows:
         for dataset in row.datasets:
-            for title, column in plan.columns.items():
+            for title in plan.columns:
                 table.cells[row.name, dataset, title] = _cell(plan, planned, row, dataset, title)
     if complete:
         for dataset in plan.datasets:

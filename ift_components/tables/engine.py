@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import locked, sha256, write_json, write_text
-from ift_components.tables.cells import Table, make_table
+from ift_components.tables.cells import make_table
 from ift_components.tables.figures import draw_figures
 from ift_components.tables.folder import CONFIG, DONE, LOG, SPEC, State, last_lines, progress_of
 from ift_components.tables.pages import REFRESH, Shown, duration, shown_runs, write_status, write_tables
@@ -193,8 +193,8 @@ def _report(plan: Plan, planned: Planned) -> None:
     if left:
         logs = f"; logs: {failed[0].run.folder / LOG}{' and others' if len(failed) > 1 else ''}" if failed else ""
         raise UserError(
-            f"{len(failed)} of {len(shown)} runs failed and {len(left) - len(failed)} are not done{logs}; the same command goes "
-            "on with them"
+            f"{len(failed)} of {len(shown)} runs failed and {len(left) - len(failed)} are not done{logs}; the same command "
+            "goes on with them"
         )
 
 
@@ -237,5 +237,3 @@ def _span(left: Sequence[Shown], measured: dict[str, list[float]], jobs: int) ->
         chains[one.run.id] = before + expected_minutes(one.run, measured)
     total = sum(expected_minutes(one.run, measured) for one in left)
     return max(total / jobs, max(chains.values(), default=0.0))
-
-

@@ -106,7 +106,9 @@ def _lines(plan: Plan, table: Table, folder: Path) -> list[Path]:
         if series:
             path = folder / f"line-{_slug(title)}.png"
             share = plan.columns[title].unit == "percent"
-            _draw_lines(series, path, (settings.x_title, f"{title}, %" if share else title), log=settings.x_log, share=share)
+            _draw_lines(
+                series, path, (settings.x_title, f"{title}, %" if share else title), log=settings.x_log, share=share
+            )
             paths.append(path)
     return paths
 
@@ -120,8 +122,8 @@ def _draw_lines(
     canvas = FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     scale = 100 if share else 1
-    for index, (label, points) in enumerate(series.items()):
-        points = sorted(points, key=lambda point: point[0])
+    for index, (label, unsorted) in enumerate(series.items()):
+        points = sorted(unsorted, key=lambda point: point[0])
         bars = [_bar(cell) for _, cell in points]
         middles = [scale * middle for middle, _ in bars]
         below = [max(0.0, scale * (middle - low)) for middle, (low, _) in bars]

@@ -1,11 +1,11 @@
 """A run's folder: what is in it says how far the run is.
 
-    spec.json    how it is started
-    config.yaml  its whole config
-    log.txt      what it printed, of every attempt
-    state.json   the last attempt: when it began, how it ended
-    done.json    there once it has ended well, and never changed then
-    out/         what the stage itself writes
+spec.json    how it is started
+config.yaml  its whole config
+log.txt      what it printed, of every attempt
+state.json   the last attempt: when it began, how it ended
+done.json    there once it has ended well, and never changed then
+out/         what the stage itself writes
 """
 
 import json

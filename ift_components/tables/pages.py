@@ -22,6 +22,11 @@ REFRESH = 30
 
 _TAIL = 8
 _MINUTE = 60
+_SIGNIFICANT = 0.05
+_CSV_HEAD = (
+    "row", "dataset", "column", "unit", "seeds", "planned", "mean", "sd", "low", "high", "paper", "difference",
+    "difference_low", "difference_high", "p", "p_holm", "values",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def difference_text(cell: Cell | None, column: ColumnSettings) -> str:
 
 def seeds_text(plan: Plan, table: Table, row: str, dataset: str) -> str:
     """Return how many runs a row's first cells are the mean of."""
-    counts = [len(cell.values) for title in plan.columns if (cell := table.cells.get((row, dataset, title))) is not None]
+    counts = [
+        len(cell.values) for title in plan.columns if (cell := table.cells.get((row, dataset, title))) is not None
+    ]
     return str(max(counts, default=0) or "")
 
 
@@ -125,7 +132,9 @@ def _summary(plan: Plan, table: Table) -> list[tuple[str, list[str], str]]:
 def _values(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path], *, running: bool) -> dict[str, Any]:
     shown = shown_runs(planned)
     counts = {state: sum(one.progress.state is state for one in shown) for state in State}
-    paper = {title: any(c.paper is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns}
+    paper = {
+        title: any(c.paper is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns
+    }
     return {
         "plan": plan,
         "table": table,
@@ -186,7 +195,11 @@ def _latex(plan: Plan, table: Table) -> str:
     """Return a tabular for each dataset: a row a row, a column a column, bold where it differs from the baseline by Holm."""
     blocks = []
     for name, dataset in plan.datasets.items():
-        lines = [f"% {plan.settings.title}: {dataset.title}", rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}}}", r"\hline"]
+        lines = [
+            f"% {plan.settings.title}: {dataset.title}",
+            rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}}}",
+            r"\hline",
+        ]
         heads = [tex(title) + (r" (\%)" if column.unit == "percent" else "") for title, column in plan.columns.items()]
         lines += [" & ".join(["", *heads]) + r" \\", r"\hline"]
         for row in plan.rows:
@@ -200,20 +213,16 @@ def _latex(plan: Plan, table: Table) -> str:
                 cells.append((rf"\textbf{{{text}}}" if significant else text) or "--")
             lines.append(" & ".join([tex(row.name), *cells]) + r" \\")
         blocks.append("\n".join([*lines, r"\hline", r"\end{tabular}"]))
-    note = "% mean and standard deviation over seeds; bold: differs from the baseline, p < 0.05 after Holm's correction\n"
+    note = (
+        "% mean and standard deviation over seeds; bold: differs from the baseline, p < 0.05 after Holm's correction\n"
+    )
     return note + "\n\n".join(blocks) + "\n"
-
-
-_SIGNIFICANT = 0.05
 
 
 def _csv(plan: Plan, table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["row", "dataset", "column", "unit", "seeds", "planned", "mean", "sd", "low", "high", "paper"]
-        + ["difference", "difference_low", "difference_high", "p", "p_holm", "values"]
-    )
+    writer.writerow(_CSV_HEAD)
     for (row, dataset, title), cell in table.cells.items():
         ends, sides = cell.interval or ("", ""), cell.difference_interval or ("", "")
         unit = "share" if plan.columns[title].unit == "percent" else "number"

@@ -1,6 +1,5 @@
 """A plan of many runs: what its YAML may hold, read and checked as far as that goes without knowing the stages' configs."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -230,7 +229,7 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def absolute(value: Any) -> Any:
     """Return a path as it is from anywhere, if something lies there from here; any other value as it is."""
-    return os.path.abspath(Path(value).expanduser()) if isinstance(value, str) and value and _lies(value) else value
+    return str(Path(value).expanduser().absolute()) if isinstance(value, str) and value and _lies(value) else value
 
 
 def _lies(value: str) -> bool:
@@ -258,7 +257,9 @@ def load_plan(name: str, overrides: Iterable[str]) -> Plan:
     stages = settings.stages
     for stage_name, stage in stages.items():
         _check_stage(stage_name, stage)
-    datasets = {key: _dataset(key, _mapping(f"datasets.{key}", node), stages) for key, node in settings.datasets.items()}
+    datasets = {
+        key: _dataset(key, _mapping(f"datasets.{key}", node), stages) for key, node in settings.datasets.items()
+    }
     rows: dict[str, Row] = {}
     for key, node in settings.rows.items():
         rows[key] = _row(key, _mapping(f"rows.{key}", node), rows, settings)
@@ -276,7 +277,7 @@ def load_plan(name: str, overrides: Iterable[str]) -> Plan:
         for one in chosen or []:
             if one not in known:
                 raise ConfigError(f"{title}: there is no '{one}'; {suggest(one, known)}")
-    output = Path(os.path.abspath(Path(settings.output_dir).expanduser()))
+    output = Path(settings.output_dir).expanduser().absolute()
     paths = {key: absolute(value) for key, value in settings.paths.items()}
     return Plan(file, settings, output, datasets, paths, tuple(rows.values()), columns, baseline)
 
@@ -312,11 +313,12 @@ def download_note(config: str | None) -> str:
 
 def _typed(cfg: DictConfig, file: str) -> PlanSettings:
     declared = [f.name for f in fields(PlanSettings)]
-    for key in cfg:
+    raw = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=False))
+    for key in raw:
         if key not in declared:
-            raise ConfigError(f"{file}: unknown key '{key}'; {suggest(str(key), declared)}")
+            raise ConfigError(f"{file}: unknown key '{key}'; {suggest(key, declared)}")
     for key in ("title", "output_dir", "datasets", "stages", "rows", "columns"):
-        if key not in cfg or not cfg._get_node(key):  # noqa: SLF001 (an interpolation must not be resolved)
+        if not raw.get(key):
             raise ConfigError(f"{file}: give a value for {key}")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(PlanSettings), cfg)
@@ -400,11 +402,12 @@ def _dataset(name: str, node: dict[str, Any], stages: Iterable[str]) -> Dataset:
     of_stages = _of_stages(where, node, _DATASET_KEYS, stages)
     config, title = node.get("config"), str(node.get("title") or name)
     if node.get("folder") is not None:
-        folder = Path(os.path.abspath(Path(str(node["folder"])).expanduser()))
+        folder = Path(str(node["folder"])).expanduser().absolute()
         if not (folder / "manifest.json").is_file():
             recipe = f"tune run ift_data_recipe --config {config or 'data_NAME.yaml'} output_dir={folder}"
             raise DataError(
-                f"{where}.folder: {folder} is no prepared folder (no manifest.json); prepare it by: {recipe}{download_note(config)}"
+                f"{where}.folder: {folder} is no prepared folder (no manifest.json); prepare it by: {recipe}"
+                f"{download_note(config)}"
             )
         return Dataset(name, title, folder, config, {}, of_stages)
     if config is None:

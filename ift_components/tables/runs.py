@@ -153,7 +153,7 @@ def _prepared(plan: Plan, dataset: Dataset, runs: dict[str, PlannedRun]) -> _Tar
         return _Target(str(dataset.folder), f"@{dataset.name}-{sha256(dataset.folder / 'manifest.json')[:_DIGITS]}")
     stage = StageSettings(recipe="ift_data_recipe", config=dataset.config, minutes=2.0)
     where, place = f"datasets.{dataset.name}", _Place({}, 0, {})
-    run = _planned(plan, stage, DATA_STAGE, dataset.name, dataset.overrides, place, where)
+    run = _planned(plan, stage, (DATA_STAGE, dataset.name), dataset.overrides, place, where=where)
     runs.setdefault(run.id, run)
     return _Target(str(run.out), f"@{run.id}", run.id)
 
@@ -175,7 +175,7 @@ def _cell(
             overrides = {key: value for key, value in usual.items() if not _left_out(value, place, where)}
             overrides |= row.stages.get(name, {})
             own = row.own.get(name, {})
-            run = _planned(plan, stage, name, dataset.name, overrides, place, where, own)
+            run = _planned(plan, stage, (name, dataset.name), overrides, place, where=where, own=own)
             run = runs.setdefault(run.id, run)
             for used in (run, *(runs[needed] for needed in run.needs)):
                 if row.name not in used.rows:
@@ -197,14 +197,15 @@ def _left_out(value: Any, place: _Place, where: str) -> bool:
 def _planned(
     plan: Plan,
     stage: StageSettings,
-    name: str,
-    dataset: str,
+    names: tuple[str, str],
     overrides: Mapping[str, Any],
     place: _Place,
+    *,
     where: str,
     own: Mapping[str, Any] | None = None,
 ) -> PlannedRun:
-    """Return one run, its config checked; `own` are the overrides that the row itself has."""
+    """Return one run of a stage on a dataset, its config checked; `own` are the overrides that the row itself has."""
+    name, dataset = names
     try:
         named = _texts(place, overrides, where, real=False)
         words = place.resolve([word for word in stage.arguments if word != _OUTPUT], where, real=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake.api import SnakemakeApi
+from snakemake.scheduling.greedy import SchedulerSettings
 from snakemake.settings.enums import Quietness, RerunTrigger
 from snakemake.settings.types import (
     DAGSettings,
@@ -44,7 +45,8 @@ def check_slurm(partition: str | None) -> None:
     missing = [name for name in ("sbatch", "sinfo", "squeue") if shutil.which(name) is None]
     if missing:
         raise ConfigError(
-            f"executor: slurm is not here: no {missing[0]} on the PATH; log in to a node that submits jobs, or set executor=local"
+            f"executor: slurm is not here: no {missing[0]} on the PATH; log in to a node that submits jobs, or set "
+            "executor=local"
         )
     command = ["sinfo", "--noheader", *(["--partition", partition] if partition else [])]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (the cluster's own command)
@@ -103,15 +105,14 @@ def run_workflow(plan: Plan, snakefile: Path) -> None:
         with SnakemakeApi(OutputSettings(quiet={Quietness.ALL}, log_level_override=_SILENT)) as api:
             workflow = api.workflow(resource_settings=resources, snakefile=snakefile, workdir=plan.output)
             # Locks and marks are our own, and a killed run is gone on with inside: what Snakemake notes of it is not needed.
-            dag = workflow.dag(
-                DAGSettings(targets={"all"}, rerun_triggers={RerunTrigger.MTIME}, force_incomplete=True)
-            )
+            dag = workflow.dag(DAGSettings(targets={"all"}, rerun_triggers={RerunTrigger.MTIME}, force_incomplete=True))
             dag.execute_workflow(
                 executor=plan.settings.executor,
                 execution_settings=ExecutionSettings(
                     keep_going=True, lock=False, latency_wait=60 if slurm else 2, keep_metadata=False
                 ),
                 scheduling_settings=SchedulingSettings(scheduler="greedy"),
+                scheduler_settings=SchedulerSettings(),
             )
     except WorkflowError as error:
         # Also how it says at its end that jobs failed.
