@@ -153,8 +153,7 @@ def _prepared(plan: Plan, dataset: Dataset, runs: dict[str, PlannedRun]) -> _Tar
         return _Target(str(dataset.folder), f"@{dataset.name}-{sha256(dataset.folder / 'manifest.json')[:_DIGITS]}")
     stage = StageSettings(recipe="ift_data_recipe", config=dataset.config, minutes=2.0)
     where, place = f"datasets.{dataset.name}", _Place({}, 0, {})
-    run = _planned(plan, stage, (DATA_STAGE, dataset.name), dataset.overrides, place, where=where)
-    runs.setdefault(run.id, run)
+    run = _planned(plan, stage, (DATA_STAGE, dataset.name), dataset.overrides, place, where=where, runs=runs)
     return _Target(str(run.out), f"@{run.id}", run.id)
 
 
@@ -175,8 +174,7 @@ def _cell(
             overrides = {key: value for key, value in usual.items() if not _left_out(value, place, where)}
             overrides |= row.stages.get(name, {})
             own = row.own.get(name, {})
-            run = _planned(plan, stage, (name, dataset.name), overrides, place, where=where, own=own)
-            run = runs.setdefault(run.id, run)
+            run = _planned(plan, stage, (name, dataset.name), overrides, place, where=where, runs=runs, own=own)
             for used in (run, *(runs[needed] for needed in run.needs)):
                 if row.name not in used.rows:
                     used.rows.append(row.name)
@@ -202,9 +200,13 @@ def _planned(
     place: _Place,
     *,
     where: str,
+    runs: dict[str, PlannedRun],
     own: Mapping[str, Any] | None = None,
 ) -> PlannedRun:
-    """Return one run of a stage on a dataset, its config checked; `own` are the overrides that the row itself has."""
+    """Return one run of a stage on a dataset, its config checked, and add it to `runs` unless it is there.
+
+    `own` are the overrides that the row itself has.
+    """
     name, dataset = names
     try:
         named = _texts(place, overrides, where, real=False)
@@ -217,6 +219,8 @@ def _planned(
         digest = hashlib.sha256(identity.encode()).hexdigest()[:_DIGITS]
         seeded = "@seed" in json.dumps([list(overrides.values()), stage.arguments]) or f"-seed{place.seed}-" in identity
         run_id = "-".join([name, dataset, *([f"seed{place.seed}"] if seeded else []), digest])
+        if run_id in runs and not own:
+            return runs[run_id]
         folder = plan.output / "runs" / run_id
         texts = _texts(place, overrides, where, real=True)
         if stage.recipe is None:
@@ -229,7 +233,8 @@ def _planned(
         if str(error).startswith(where):
             raise
         raise type(error)(f"{where}: {error}") from error
-    return PlannedRun(run_id, name, folder, command, config, tuple(sorted(place.needs)), with_defaults(stage))
+    run = PlannedRun(run_id, name, folder, command, config, tuple(sorted(place.needs)), with_defaults(stage))
+    return runs.setdefault(run_id, run)
 
 
 def with_defaults(stage: StageSettings) -> StageSettings:
@@ -329,14 +334,14 @@ def _check(settings: Any, own: Mapping[str, Any]) -> None:
 
 
 def _check_different(plan: Plan, cells: Mapping[tuple[str, str], Mapping[str, list[str]]]) -> None:
-    """Refuse two rows that are the same runs on a dataset; rows that show other keys of a row's runs are meant to be."""
+    """Refuse two rows that show the same runs on a dataset; rows that show other keys of a row's runs are meant to be."""
+    shown = sorted({plan.stage_of(column) for column in plan.columns.values()})
     for dataset in plan.datasets:
         seen: dict[Any, str] = {}
         for row in plan.rows:
             if row.values is not None or (row.name, dataset) not in cells:
                 continue
-            last = row.runs[-1]
-            same = (last, tuple(cells[row.name, dataset][last]))
+            same = tuple(tuple(cells[row.name, dataset].get(stage, ())) for stage in shown)
             if same in seen:
                 raise ConfigError(
                     f"rows.{row.name}: is the same run as '{seen[same]}' on {dataset}; change what it overrides, or remove it"
