@@ -26,6 +26,7 @@ RECIPES = (
     "ift_eval_recipe",
     "ift_saliency_recipe",
     "ift_serve_recipe",
+    "ift_table_recipe",
     "tiny_pretrain",
 )
 
