@@ -25,7 +25,7 @@ def finish(run):
     """Leave in a run's folder what its recipe would."""
     module = importlib.import_module(run.command[2])
     run.folder.mkdir(parents=True)
-    cfg = module.Settings(**{**OmegaConf.to_container(OmegaConf.create(run.config))})
+    cfg = module.Settings(**OmegaConf.to_container(OmegaConf.create(run.config)))
     module.main.__wrapped__(cfg)
     (run.folder / DONE).write_text(json.dumps({"state": "finished", "seconds": 60.0, "memory_gb": 1.5, "attempts": 1}))
 

@@ -77,7 +77,7 @@ def test_a_plan_is_run_once_and_a_changed_row_alone_again(write_plan, table, tmp
     assert len(again) == 7
     page = (tmp_path / "out" / "table.html").read_text()
     assert "5 of 5 runs are finished." in page
-    assert not [path for path in (tmp_path / "out").rglob("*.tmp")]
+    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_a_failed_run_is_shown_and_stops_only_what_needs_it(write_plan, table, tmp_path):
@@ -162,9 +162,7 @@ def test_what_is_missing_is_said_before_any_work(write_plan, tmp_path, monkeypat
     with pytest.raises(UserError, match=r"need snakemake: pip install 'instruction-free-tuning\[tables\]'"):
         engine.TableRun(plan).run()
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None if "slurm" in name else True)
-    with pytest.raises(
-        UserError, match=r"executor: slurm needs Snakemake's plugin: pip install snakemake-executor-plugin-slurm"
-    ):
+    with pytest.raises(UserError, match="slurm needs Snakemake's plugin: pip install snakemake-executor-plugin-slurm"):
         engine.TableRun(plan).run()
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setenv("PATH", str(tmp_path))

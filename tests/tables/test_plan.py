@@ -83,7 +83,7 @@ def test_paths_typed_are_those_of_where_one_stands(write_plan, tmp_path):
         plan["stages"]["tune"]["overrides"]["start"] = "@base/weights.json"
         del plan["rows"]["baseline"]
 
-    with pytest.raises(UserError, match="give a value for paths.base"):
+    with pytest.raises(UserError, match=r"give a value for paths\.base"):
         load_plan(str(write_plan(change)), [])
     (tmp_path / "mine").mkdir()
     _, runs = planned(write_plan(change), "paths.base=mine", "output_dir=there")
