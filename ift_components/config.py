@@ -40,7 +40,8 @@ def drawn_folder(style: str) -> Path:
 
 # What the miniature's configs refer to: files that the package ships, and the folder of data that is drawn on first use.
 # Resolving only names them: nothing is drawn before a config has been checked.
-OmegaConf.register_resolver("shipped", lambda name: str(_HERE / "models" / name), replace=True)
+_SHIPPED = {"instruction_pool": "data/instruction_pool.txt"}
+OmegaConf.register_resolver("shipped", lambda name: str(_HERE / _SHIPPED.get(name, f"models/{name}")), replace=True)
 OmegaConf.register_resolver("drawn", lambda style: str(drawn_folder(style)), replace=True)
 
 

@@ -70,7 +70,11 @@ class World:
         """Return the bytes this process may still take: free ones of its GPU, or its share of the host's available ones."""
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
-        return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return self.host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    def host_memory(self) -> int:
+        """Return the bytes that are available on this host, to all its processes together."""
+        return int(psutil.virtual_memory().available)
 
     def broadcast(self, value: int) -> int:
         """Return the main process's `value` on every process."""

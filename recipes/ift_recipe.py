@@ -11,8 +11,9 @@ tuning, for comparison. The section `tuning` says which parts of the model are t
 
 from ift_components.config import entry_point
 from ift_components.distributed import distributed
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings
 
 
 @entry_point(TrainSettings)

@@ -9,8 +9,9 @@ run.json.
 
 from ift_components.config import entry_point
 from ift_components.distributed import distributed
+from ift_components.training.checks import check_settings, check_warm_up
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings, check_warm_up
+from ift_components.training.settings import TrainSettings
 
 
 @entry_point(TrainSettings)

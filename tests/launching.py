@@ -24,8 +24,10 @@ RECIPES = (
     "ift_recipe",
     "ift_stages_recipe",
     "ift_eval_recipe",
+    "ift_judge_recipe",
     "ift_saliency_recipe",
     "ift_serve_recipe",
+    "ift_table_recipe",
     "tiny_pretrain",
 )
 

@@ -1,7 +1,7 @@
 """Training samples: image, prompt (text or proxy slots) and responses; and reports as such samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,10 +12,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from torchtune.models.llama3_2_vision import Llama3VisionTransform
 
+from ift_components.data import instructions
 from ift_components.data.images import CachedCanvases, ImageTransform, stack_images
 from ift_components.data.prepared import load_reports
 from ift_components.data.prompts import Prompt, Slots, Text, header_tokens, prompt_tokens, response_tokens, slot_id
 from ift_components.data.rows import Rows
+from ift_components.data.value_spans import ValueWeights
 from ift_components.errors import ConfigError, DataError
 from ift_components.files import sha256
 from ift_components.models.forward import Batch
@@ -35,6 +37,7 @@ class Sample:
         source: name of the data source, one of the dataset's `sources`; losses are logged by it.
         questions: one for each response, the rest of its own prompt, up to and including the assistant's header; they carry
             no loss. Empty where all responses share the whole prompt.
+        weights: one list for each response, how much each of its tokens counts in the loss; empty if all count 1.
     """
 
     id: str
@@ -43,6 +46,12 @@ class Sample:
     image: Tensor
     source: str = "reports"
     questions: Sequence[list[int]] = ()
+    weights: Sequence[list[float]] = ()
+
+    def weighed(self, factor: float) -> "Sample":
+        """Return the sample with every token's weight multiplied."""
+        weights = self.weights or [[1.0] * len(response) for response in self.responses]
+        return replace(self, weights=[[factor * weight for weight in row] for row in weights])
 
 
 class TrainingDataset(Protocol):
@@ -59,6 +68,9 @@ class TrainingDataset(Protocol):
 
     prepared_splits: Sequence[tuple[Path, str]] = ()
     """The prepared folders, each with the split, that the samples are from; empty for those that are drawn."""
+
+    pictures: int | None = None
+    """How many different pictures the samples of all epochs show; None where they are drawn or changed anew each time."""
 
     def notes(self) -> list[str]:
         """Return lines that a user should read before training starts."""
@@ -104,24 +116,24 @@ class DatasetContext:
         """Return what turns a picture into the encoder's input."""
         return ImageTransform(self.transform, self.resize, self.tiles)
 
-    def prompt(self, instruction: str | None, key: str = "dataset.instruction") -> Prompt:
-        """Return the prompt of an instruction, or the proxy's slots without one.
+    def prompts(self, instruction: Any, key: str = "dataset.instruction") -> list[Prompt]:
+        """Return the prompts of an instruction or a pool of them, or the proxy's slots without one.
 
         Args:
-            instruction: the text, or None.
+            instruction: what `read_instructions` takes, or None.
             key: where it stands in the config, for messages.
 
         Raises:
-            ConfigError: if there is neither an instruction nor a proxy.
+            ConfigError: if there is neither an instruction nor a proxy, or the instruction is wrong.
         """
         if instruction is not None:
-            return Text(instruction)
+            return [Text(text) for text in instructions.read_instructions(instruction, key)]
         if not self.proxy_vectors:
             raise ConfigError(
                 f"{key}: is null, and a run under an `instruction` has no proxy to stand in its place; give "
                 f"{key}: ${{instruction}}, or set instruction to null to train under the proxy"
             )
-        return Slots(self.proxy_vectors)
+        return [Slots(self.proxy_vectors)]
 
 
 class ReportDataset(Dataset[Sample], TrainingDataset):
@@ -131,18 +143,21 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         context: the run's transform, number of proxy slots and seed.
         source: prepared folder.
         split: `train`, `val` or `test`.
-        instruction: the text instruction; None leaves its place to the proxy.
+        instruction: a text, a list of texts or a `.txt` file of one a line; of several each sample gets one that is drawn anew
+            in every epoch. None leaves its place to the proxy.
         name: what its losses are called where a run has several sources.
         shuffling: how responses are reordered each time they are seen; None leaves them as they are.
         limit: use only the first samples.
         repeat: how often an epoch goes over the samples, each time with another order (the authors repeat small sets 3 times).
         responses_per_image: differently shuffled responses to one image, which share its pass through the encoder.
+        value_weight: how much a token that holds a part of an attribute's value counts in the loss; the fixed wording counts 1.
         cache_images: folder that keeps decoded and resized images, so that each is decoded once; None decodes every time.
 
     Raises:
         DataError: if the folder or split is missing or empty.
         ConfigError: if a prompt with its longest report does not fit the tokenizer's `max_seq_len`, a number is below 1, there
-            is neither instruction nor proxy, or several responses are asked for without shuffling.
+            is neither instruction nor proxy, several responses are asked for without shuffling, or values are to be weighed
+            and no report holds any.
     """
 
     def __init__(
@@ -151,12 +166,13 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         *,
         source: str,
         split: str,
-        instruction: str | None = None,
+        instruction: str | Sequence[str] | None = None,
         name: str = "reports",
         shuffling: Shuffling | None = None,
         limit: int | None = None,
         repeat: int = 1,
         responses_per_image: int = 1,
+        value_weight: float = 1.0,
         cache_images: str | None = None,
     ) -> None:
         for key, value in (("limit", limit), ("repeat", repeat), ("responses_per_image", responses_per_image)):
@@ -169,15 +185,16 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             )
         self._transform = context.transform
         self._seed = context.seed
-        prompt = context.prompt(instruction)
-        self._prompt = prompt_tokens(context.transform, prompt)
+        prompts = context.prompts(instruction)
+        self._prompts = [prompt_tokens(context.transform, prompt) for prompt in prompts]
         self.sources = (name,)
-        self.has_slots = isinstance(prompt, Slots)
+        self.has_slots = isinstance(prompts[0], Slots)
         self.prepared_splits = ((Path(source), split),)
         self._image = context.image_transform()
         self._rows = load_reports(Path(source), split)
         if limit is not None:
             self._rows = self._rows.select(range(min(limit, len(self._rows))))
+        self.pictures = len(self._rows)
         self._texts = self._rows.remove_columns("image")  # reading a row of these decodes no image
         if not self._texts[0]["report"]:
             raise DataError(f"{source} holds images with questions but no reports; train on its questions instead")
@@ -190,6 +207,10 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             manifest = sha256(Path(source) / "manifest.json")
             name = f"{split}-{manifest[:16]}"
             self._cache = CachedCanvases(Path(cache_images), name, len(self._rows), self._image)
+        self._values = None
+        if value_weight != 1:
+            reports = ((_attributes(row), row["report"]) for row in self._texts)
+            self._values = ValueWeights(context.transform, Path(source), value_weight, reports)
         self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
 
@@ -197,7 +218,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         longest = self._transform.max_seq_len
         if longest is None:
             return
-        room = longest - len(self._prompt)
+        room = longest - max(map(len, self._prompts))
         for row, size in zip(self._texts, self._bytes, strict=True):
             # A byte-level token covers at least one byte, so that only long reports need tokenizing.
             if size + 1 > room and len(response_tokens(self._transform, row["report"])) > room:
@@ -233,12 +254,15 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         row = self._texts[number]
         reports = [self._report(row, index, order) for order in range(self._responses_per_image)]
         responses = [response_tokens(self._transform, report) for report in reports]
-        return Sample(row["id"], self._prompt, responses, self._pixels(number), self.sources[0])
+        prompt = instructions.draw(len(self._prompts), self._seed, self._epoch, index)
+        weights = () if self._values is None else self._values.weights(_attributes(row), reports, responses)
+        pixels = self._pixels(number)
+        return Sample(row["id"], self._prompts[prompt], responses, pixels, self.sources[0], weights=weights)
 
     def _report(self, row: dict[str, Any], index: int, order: int) -> str:
         if self._shuffling is None:
             return row["report"]
-        attributes = [(item["name"], item["value"]) for item in row["attributes"]]
+        attributes = _attributes(row)
         key = (self._seed, self._epoch, index) + ((order,) if order else ())
         return self._shuffling(row["report"], attributes, key)
 
@@ -246,6 +270,10 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         if self._cache is None:
             return self._image(read_image(self._rows, number))
         return self._cache.get(number, lambda: read_image(self._rows, number))
+
+
+def _attributes(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(item["name"], item["value"]) for item in row["attributes"]]
 
 
 def read_image(rows: Rows, place: int) -> Image.Image:
@@ -330,6 +358,11 @@ def collate(
     if len(sources) > 1:
         numbers = torch.tensor([sources.index(sample.source) for sample in samples])
         source_index = numbers.repeat_interleave(torch.tensor([len(row) for row in labels]))
+    weights = None
+    if any(sample.weights for sample in samples):
+        # The assistant's header counts as much as the response's end, which is fixed wording too.
+        rows_of = [sample.weights or sample.weighed(1.0).weights for sample in samples]
+        weights = torch.tensor([w for each in rows_of for row in each for w in (*[row[-1]] * len(header), *row)])
     images, aspect_ratio = stack_images([sample.image for sample in samples])
     return Batch(
         tokens=tokens,
@@ -343,5 +376,6 @@ def collate(
         positions=positions,
         mask=mask,
         source_index=source_index,
+        weights=weights,
         sources=len(sources),
     )

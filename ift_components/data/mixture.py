@@ -16,7 +16,7 @@ from ift_components.data.dataset import DatasetContext, Sample, TrainingDataset
 from ift_components.data.leakage import leak_notes
 from ift_components.errors import ConfigError
 
-_KEYS = {"weight", "dataset", "balance"}
+_KEYS = {"weight", "dataset", "balance", "loss_weight"}
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,14 @@ class Source:
         name: what its losses are called.
         dataset: its samples.
         weight: how often it is drawn, relative to the others.
+        loss_weight: how much each of its response tokens counts in the loss, relative to the others'.
         probabilities: how often each of its samples is drawn, [len(dataset)]; None goes over all before any comes again.
     """
 
     name: str
     dataset: TrainingDataset
     weight: Weight
+    loss_weight: float = 1.0
     probabilities: NDArray[np.float64] | None = None
 
     def order(self, seed: int, number: int, epoch: int) -> NDArray[np.int64]:
@@ -102,7 +104,8 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
     Args:
         context: the run's, handed to every source.
         sources: by name `{weight, dataset}`, and `balance` if rare samples are to be drawn more often: `words`, or
-            `{attribute: NAME}` (see `balance`). `weight` is a number or `{start, end, from}` (see `Weight`).
+            `{attribute: NAME}` (see `balance`). `weight` is a number or `{start, end, from}` (see `Weight`). `loss_weight`, 1
+            if it is not there, is how much each of its response tokens counts in the loss.
         epochs: of the run (`${epochs}` in a config), for the progress that weights depend on.
         samples: n, samples of one epoch; None takes as many as all sources together have.
         tested_on: prepared folders that the model will be tested on, to look for leaks into them too.
@@ -136,6 +139,8 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         self.sources = tuple(source.name for source in self._mixed)
         self.has_slots = any(source.dataset.has_slots for source in self._mixed)
         self.prepared_splits = tuple(pair for source in self._mixed for pair in source.dataset.prepared_splits)
+        counts = [source.dataset.pictures for source in self._mixed]
+        self.pictures = None if None in counts else sum(filter(None, counts))
         self._drawn: NDArray[np.int64] | None = None
         self._counts = np.stack([self._count(epoch) for epoch in range(epochs)])  # [epochs, sources]
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
@@ -176,6 +181,8 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
             self._orders[number] = (source_epoch, source.order(self._seed, number, source_epoch))
         source.dataset.set_epoch(source_epoch)
         sample = source.dataset[int(self._orders[number][1][place])]
+        if source.loss_weight != 1:
+            sample = sample.weighed(source.loss_weight)
         return replace(sample, id=f"{source.name}/{sample.id}", source=source.name)
 
     def notes(self) -> list[str]:
@@ -199,7 +206,7 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
 def _source(name: str, node: Any, context: DatasetContext) -> Source:
     key = f"dataset.sources.{name}"
     if not isinstance(node, Mapping) or not {"weight", "dataset"} <= set(node) <= _KEYS:
-        raise ConfigError(f"{key}: {node} is not a mapping of weight, dataset and, if wanted, balance")
+        raise ConfigError(f"{key}: {node} is not a mapping of weight, dataset and, if wanted, balance and loss_weight")
     weight = Weight.parse(node["weight"], f"{key}.weight")
     try:
         dataset: TrainingDataset = instantiate(node["dataset"], f"{key}.dataset", context)
@@ -207,4 +214,7 @@ def _source(name: str, node: Any, context: DatasetContext) -> Source:
         raise ConfigError(f"source '{name}': {error}") from error
     balance = node.get("balance")
     probabilities = None if balance is None else balancing_weights(balance, dataset, f"{key}.balance")
-    return Source(name, dataset, weight, probabilities)
+    loss_weight = Weight.parse(node.get("loss_weight", 1.0), f"{key}.loss_weight")
+    if loss_weight.start != loss_weight.end:
+        raise ConfigError(f"{key}.loss_weight: {node['loss_weight']} is not one number")
+    return Source(name, dataset, weight, loss_weight.start, probabilities)

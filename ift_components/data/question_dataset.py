@@ -83,6 +83,7 @@ class QuestionDataset(Dataset[Sample], TrainingDataset):
         _refuse(where, self._rows.select(chosen).missing_images(), "have no image")
         _refuse(where, _incomplete(self._questions.values()), "lack a question, an answer or its option")
         self._image_number = {place: image_numbers[row["image_id"]] for place, row in self._questions.items()}
+        self.pictures = len(set(self._image_number.values()))
         self._samples = list(_shared_passes(self._questions, questions_per_image))
         self._categories: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self._questions.values():

@@ -1,14 +1,17 @@
 """Rows of a prepared folder's Parquet file, read where they lie: nothing is copied into a cache elsewhere.
 
-Text columns are read whole, once a process. Images stay in the file; a row group is read when one of its images is asked
-for, and the last few are remembered, so that neighbouring rows cost one read. Prepared folders have small row groups.
+Text columns are read whole, once a process. Images stay in the file. When one of a row group is asked for, pyarrow reads the
+group and the places of its images in the file are noted; from then on each is read from there. Where they do not lie in the
+file as they are (compressed pages, as other programs may write them), groups are read again, and the last few are remembered.
 """
 
 import bisect
 import io
 import itertools
 import os
+import struct
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,31 +23,83 @@ from PIL import Image
 
 from ift_components.errors import DataError
 
-_REMEMBERED = 32_000_000  # bytes of row groups with images that stay in memory; the newest group always does
+_REMEMBERED = 32_000_000  # bytes of row groups whose images stay in memory; the newest always does
 
 
 class _Reader:
-    """An open Parquet file with the row groups that were read last; threads of its process may share it."""
+    """An open Parquet file with what was found out about its row groups; threads of its process may share it."""
 
     def __init__(self, path: Path) -> None:
         self.process = os.getpid()
-        self._file = pq.ParquetFile(path, memory_map=True)
-        self._groups: OrderedDict[int, tuple[pa.ChunkedArray, int]] = OrderedDict()  # by group: images, bytes
+        self._bytes = pa.memory_map(str(path))
+        self._file = pq.ParquetFile(self._bytes)
+        self._spans: dict[int, array[int] | None] = {}  # by group; None where its images cannot be read in place
+        self._groups: OrderedDict[int, tuple[list[bytes | None], int]] = OrderedDict()  # by group: images, bytes
         self._held = 0
         self._lock = threading.Lock()
 
-    def images(self, group: int) -> pa.ChunkedArray:
-        """Return the column of images of a row group, with their bytes alone."""
-        with self._lock:
-            if group not in self._groups:
-                column = self._file.read_row_group(group, ["image.bytes"], use_threads=False).column("image")
-                self._groups[group] = column, column.nbytes
-                self._held += column.nbytes
-                while len(self._groups) > 1 and self._held > _REMEMBERED:
-                    _, (_, size) = self._groups.popitem(last=False)
-                    self._held -= size
+    def image(self, group: int, row: int) -> bytes | None:
+        """Return the bytes of the image of a row of a row group; None where it has none."""
+        spans = self._spans.get(group)
+        if spans is None:
+            with self._lock:
+                images = self._remembered(group)
+            return images[row]
+        start, size = spans[2 * row], spans[2 * row + 1]
+        return self._bytes.read_at(size, start) if size >= 0 else None
+
+    def _remembered(self, group: int) -> list[bytes | None]:
+        """Return the images of a row group that is read by pyarrow, and note where they lie if it is the first time."""
+        if group in self._groups:
             self._groups.move_to_end(group)
             return self._groups[group][0]
+        column = self._file.read_row_group(group, ["image.bytes"], use_threads=False).column("image")
+        images = [(cell or {}).get("bytes") for cell in column.to_pylist()]
+        if group not in self._spans:
+            self._spans[group] = image_spans(self._chunk(group), images)
+        if self._spans[group] is None:
+            self._groups[group] = images, column.nbytes
+            self._held += column.nbytes
+            while len(self._groups) > 1 and self._held > _REMEMBERED:
+                _, (_, size) = self._groups.popitem(last=False)
+                self._held -= size
+        return images
+
+    def _chunk(self, group: int) -> tuple[int, bytes]:
+        """Return where the column of a row group's images begins in the file, and its bytes."""
+        chunk = _image_chunk(self._file.metadata.row_group(group))
+        assert chunk is not None  # noqa: S101 (its images were read)
+        start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+        return start, self._bytes.read_at(chunk.total_compressed_size, start)
+
+
+def image_spans(chunk: tuple[int, bytes], images: Sequence[bytes | None]) -> "array[int] | None":
+    """Return where the images of a row group lie in the file: for each its offset and its size, -1 if it has none.
+
+    Values are stored one after another, each behind its size, once each where they have a dictionary:
+    https://parquet.apache.org/docs/file-format/data-pages/encodings/ (PLAIN). Every span was compared with the image itself.
+
+    Args:
+        chunk: where the column chunk begins in the file, and its bytes.
+        images: what a reader of Parquet says that the rows hold.
+
+    Returns:
+        None if one is not found: pages are compressed, or stored in another encoding.
+    """
+    start, content = chunk
+    spans, known, end = array("q"), dict[bytes, int](), 0
+    for image in images:
+        if image is None:
+            spans.extend((0, -1))
+            continue
+        if image not in known:
+            stored = struct.pack("<I", len(image)) + image
+            place = end if content.startswith(stored, end) else content.find(stored)
+            if place < 0:
+                return None
+            known[image], end = start + place + 4, place + len(stored)
+        spans.extend((known[image], len(image)))
+    return spans
 
 
 class _File:
@@ -94,19 +149,23 @@ class _File:
     def image(self, place: int) -> tuple[bytes | None, str | None]:
         """Return the bytes of the image of the row at a place of the file, or else its path."""
         group = bisect.bisect_right(self.starts, place) - 1
-        column = self._open().images(group)
-        content = (column[place - self.starts[group]].as_py() or {}).get("bytes")
+        content = self._open().image(group, place - self.starts[group])
         path = (self.texts().column("image")[place].as_py() or {}).get("path") if content is None else None
         return content, path
 
 
+def _image_chunk(group: pq.RowGroupMetaData) -> pq.ColumnChunkMetaData | None:
+    """Return the part of a row group that holds the bytes of its images, if it has one."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    return next((chunk for chunk in chunks if chunk.path_in_schema == "image.bytes"), None)
+
+
 def _null_bytes(group: pq.RowGroupMetaData) -> int | None:
     """Return how many rows of a row group hold no bytes of an image; None where the file does not say."""
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema == "image.bytes":
-            return column.statistics.null_count if column.statistics else None
-    return 0
+    chunk = _image_chunk(group)
+    if chunk is None:
+        return 0
+    return chunk.statistics.null_count if chunk.statistics else None
 
 
 class Rows(Sequence[dict[str, Any]]):

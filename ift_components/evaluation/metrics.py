@@ -157,6 +157,9 @@ def _rates(rows: Sequence[Prediction], priors: Priors, draws: int, seed: int) ->
         }
     if any(row.forced is not None for row in rows):
         rates["forced_accuracy"] = mean(float(row.forced == row.item.answer) for row in rows)
+    stated = [float(bool(row.scores["read_out_correct"])) for row in rows if "read_out_correct" in row.scores]
+    if stated:
+        rates["read_out_accuracy"] = mean(stated)
     runs = _by(rows, lambda r: r.run)
     if len(runs) > 1:
         accuracies = [mean(float(row.correct) for row in group) for group in runs.values()]
@@ -269,7 +272,8 @@ def summarise(
     their balanced ones, `kappa` of their kappas; `constant` the attributes that are answered alike whatever the image;
     `prior` and `prior_shown` the accuracy of training frequencies alone; `well_formed` the share of answers in the form that
     was asked for (None where nothing was generated); `parsers` the accuracy under each parser; `forced_accuracy` the share
-    right when the answer sentence is forced and only the letter chosen.
+    right when the answer sentence is forced and only the letter chosen; `read_out_accuracy` the share whose right option the
+    model's own report of the image states, where reports were written.
 
     Args:
         rows: the answers.

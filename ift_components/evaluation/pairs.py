@@ -11,7 +11,7 @@ import numpy as np
 from ift_components.errors import DataError
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.tasks import CHOICE, CONTROLS, FREE
-from ift_components.statistics import Floats, MethodComparison, compare_methods, holm, mcnemar, mean
+from ift_components.statistics import Floats, MethodComparison, compare_methods, holm, mcnemar, mean, wilson_interval
 
 _HALF = 0.5
 _LAYOUT = ("tiles", "tile_padding", "resize")
@@ -308,9 +308,15 @@ class Measure:
         return compare_methods(self.values(first), self.values(second), clusters, self.cells, self.weights)
 
     def interval(self, runs: Sequence[Run]) -> tuple[float, float]:
-        """Return the 95 % interval of a method's figure that its images and seeds leave, within 0 and 1."""
+        """Return the 95 % interval of a method's figure that its images and seeds leave, within 0 and 1.
+
+        Where all answers are right, or all wrong, nothing spreads: Wilson's over the images stands in.
+        """
+        clusters = clusters_of(self.items)
         nothing = np.zeros((1, len(self.items)))
-        spread = compare_methods(nothing, self.values(runs), clusters_of(self.items), self.cells, self.weights)
+        spread = compare_methods(nothing, self.values(runs), clusters, self.cells, self.weights)
+        if spread.low == spread.high:
+            return wilson_interval(spread.difference, len(set(clusters)))
         return max(0.0, spread.low), min(1.0, spread.high)
 
 

@@ -177,6 +177,7 @@ def _table_of_choices(results: dict[str, Any]) -> str:
         "well_formed",
         "forced_accuracy",
         "circular_accuracy",
+        "read_out_accuracy",
     )
     columns = [name for name in names if results.get(name) is not None]
     width = max(map(len, [*results["attributes"], "attribute"]))

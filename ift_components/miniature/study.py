@@ -21,8 +21,9 @@ from ift_components.files import write_text
 from ift_components.miniature.questions import write_questions
 from ift_components.miniature.scores import key_scores
 from ift_components.smears.dataset import prepared_smears
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings
 
 INSTRUCTION = "Describe this medical scan."
 

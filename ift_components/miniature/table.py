@@ -1,8 +1,9 @@
-"""The model card's table from finished evaluations: `python -m ift_components.miniature.table EVALUATION EVALUATION ...`.
+"""The model card's tables from finished evaluations: `python -m ift_components.miniature.table EVALUATION EVALUATION ...`.
 
 Evaluations of one label are the seeds of a method, and make a row: knowing (what the model's own reports say) beside telling
 (what it answers when asked), what is left of unrelated tasks, and what a constant answer reaches. Accuracy comes with the 95 %
-interval that images and seeds leave, the rest with the standard deviation over the seeds.
+interval that images and seeds leave, the rest with the standard deviation over the seeds. `--attributes` says for each
+attribute what reports and answers reach, so that one sees which of the two it is lost in.
 """
 
 import argparse
@@ -12,9 +13,10 @@ from collections.abc import Sequence
 from ift_components.errors import DataError, UserError
 from ift_components.evaluation.compare import read_runs
 from ift_components.evaluation.pairs import Run, check_alike, method_bar
+from ift_components.evaluation.records import Item
 from ift_components.miniature.questions import UNRELATED
 from ift_components.miniature.scores import correct
-from ift_components.statistics import mean_sd
+from ift_components.statistics import mean, mean_sd
 
 _COLUMNS = ("method", "seeds", "accuracy", "balanced", "read-out", "gap", "constant", "well-formed", "unrelated")
 
@@ -44,16 +46,8 @@ def card_table(runs: Sequence[Run]) -> str:
     Raises:
         DataError: if they are of several datasets or splits, or were asked different questions.
     """
-    benchmarks = {run.benchmark for run in runs}
-    if len(benchmarks) > 1:
-        listed = ", ".join(" ".join(benchmark) for benchmark in sorted(benchmarks))
-        raise DataError(f"a table is of one dataset and split, and these are of {listed}")
-    for run in runs[1:]:
-        check_alike(runs[0], run)
-    first = [i for i in runs[0].items.values() if i.options and i.dataset == runs[0].results["dataset"]]
-    methods: dict[str, list[Run]] = {}
-    for run in runs:
-        methods.setdefault(run.method, []).append(run)
+    methods = _by_method(runs)
+    first = _questions(runs[0])
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     prior = runs[0].results.get("prior_shown")
     if prior is not None:
@@ -70,6 +64,49 @@ def card_table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
+def attribute_table(runs: Sequence[Run]) -> str:
+    """Return a Markdown table, a row an attribute and three columns a method, means over its seeds.
+
+    `reports` is the share of questions whose right option the model's report states (empty where it wrote none), `answers` the
+    accuracy of its answers, `balanced` their mean over the attribute's values.
+
+    Args:
+        runs: finished evaluations of one dataset and split.
+
+    Raises:
+        DataError: if they are of several datasets or splits, or were asked different questions.
+    """
+    methods = _by_method(runs)
+    columns = {"reports": "read_out_accuracy", "answers": "accuracy", "balanced": "balanced_accuracy"}
+    rows = []
+    for attribute, rates in runs[0].results["attributes"].items():
+        cells = [f"{rates['prior_shown']:.3f}"]
+        for seeds in methods.values():
+            for key in columns.values():
+                values = [run.results["attributes"][attribute].get(key) for run in seeds]
+                cells.append("" if None in values else f"{mean(values):.3f}")
+        rows.append(f"| {attribute} | {' | '.join(cells)} |")
+    head = ["attribute", "most frequent", *(f"{method}: {column}" for method in methods for column in columns)]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    benchmarks = {run.benchmark for run in runs}
+    if len(benchmarks) > 1:
+        listed = ", ".join(" ".join(benchmark) for benchmark in sorted(benchmarks))
+        raise DataError(f"a table is of one dataset and split, and these are of {listed}")
+    for run in runs[1:]:
+        check_alike(runs[0], run)
+    methods: dict[str, list[Run]] = {}
+    for run in runs:
+        methods.setdefault(run.method, []).append(run)
+    return methods
+
+
+def _questions(run: Run) -> list[Item]:
+    return [item for item in run.items.values() if item.options and item.dataset == run.results["dataset"]]
+
+
 def _with_spread(values: Sequence[float], digits: int) -> str:
     average, sd = mean_sd(values)
     return f"{average:.{digits}f}" if sd is None else f"{average:.{digits}f} ± {sd:.{digits}f}"
@@ -78,9 +115,11 @@ def _with_spread(values: Sequence[float], digits: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attributes", action="store_true", help="a row an attribute instead of a row a method")
     parser.add_argument("evaluations", nargs="+", help="folders that ift_eval_recipe wrote, two or more")
+    args = parser.parse_args()
     try:
-        print(card_table(read_runs(parser.parse_args().evaluations)))
+        print((attribute_table if args.attributes else card_table)(read_runs(args.evaluations)))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -6,10 +6,10 @@ cross-attention runs without a mask and its layer's effect on those rows is undo
 layer modules themselves, so that whatever is in them (shards, compiled code, adapters) is there in training and in answers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class Batch:
     Attributes:
         tokens: [b, s] token ids.
         images: [b, 1, tiles, 3, h, w] normalised pixels, filled up with zeros to the most tiles of an image; None leaves out
-            encoder and cross-attention, as for a text alone.
+            encoder and cross-attention, as for a text alone, unless there are `features`.
         aspect_ratio: [b, 1, 2] tiles down and across; stays on the CPU, because torchtune loops over it in Python.
         sees_image: [b, s] True from `<|image|>` on; tokens before it must not see the image.
         slot_index: [r * K] positions of the proxy slots in the flattened [b * s] sequence, row by row; r <= b rows have slots.
@@ -102,6 +102,9 @@ class Batch:
         mask: [b, s, s] which tokens each token sees then; None is causal.
         source_index: [n] number of the source that each label's sample is from; None where there is one source.
         sources: how many sources there are.
+        weights: [n] how much each label counts in the loss; None if all count 1.
+        features: [b, image tokens, d] what the encoder gives for the images, where that is known; those of an image with fewer
+            tiles than others are filled up, with zeros for example.
     """
 
     tokens: Tensor
@@ -116,6 +119,8 @@ class Batch:
     mask: Tensor | None = None
     source_index: Tensor | None = None
     sources: int = 1
+    weights: Tensor | None = None
+    features: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, except `aspect_ratio`."""
@@ -135,11 +140,44 @@ class Batch:
         }
         return replace(self, **pinned)
 
+    def select(self, rows: Sequence[int]) -> Self:
+        """Return some of the samples, in the order of the batch; they keep their padding.
+
+        Args:
+            rows: their numbers, in ascending order.
+        """
+        width, chosen = self.tokens.shape[1], torch.tensor(rows)
+        place = torch.full((len(self.tokens),), -1)
+        place[chosen] = torch.arange(len(rows))
+        slot_row, label_row = place[self.slot_index // width], place[self.response_index // width]
+        slots, kept = slot_row >= 0, label_row >= 0
+        by_row = ("tokens", "images", "aspect_ratio", "sees_image", "positions", "mask")
+        by_label = ("labels", "source_index", "weights")
+        parts = {name: getattr(self, name)[chosen] for name in by_row if getattr(self, name) is not None}
+        parts |= {name: getattr(self, name)[kept] for name in by_label if getattr(self, name) is not None}
+        return replace(
+            self,
+            **parts,
+            slot_index=slot_row[slots] * width + self.slot_index[slots] % width,
+            response_index=label_row[kept] * width + self.response_index[kept] % width,
+            ids=[self.ids[row] for row in rows],
+        )
+
     def labels_by_source(self) -> Tensor:
-        """Return how many labels each source has, [sources]."""
+        """Return how many labels each source has, [sources], each as often as its weight says."""
         if self.source_index is None:
-            return torch.tensor([len(self.labels)])
-        return torch.bincount(self.source_index, minlength=self.sources)
+            return torch.tensor([len(self.labels)]) if self.weights is None else self.weights.sum().unsqueeze(0)
+        return torch.bincount(self.source_index, self.weights, minlength=self.sources)
+
+
+class Target(NamedTuple):
+    """Next-token distributions that some of a batch's are compared with."""
+
+    places: Tensor
+    """[m] numbers of the batch's labels."""
+
+    logits: Tensor
+    """[m, vocabulary]."""
 
 
 def embed_tokens(decoder: TransformerDecoder, tokens: Tensor) -> Tensor:
@@ -157,16 +195,15 @@ def fill_slots(h: Tensor, slot_index: Tensor, proxy: Tensor) -> Tensor:
     Args:
         h: [b, s, d].
         slot_index: [r * K] as in `Batch`.
-        proxy: [K, d].
+        proxy: [K, d], the same in every row, or [r, K, d] for the r rows with slots.
 
     Raises:
         ValueError: if a row has another number of slots than the proxy has vectors.
     """
-    rows, remainder = divmod(len(slot_index), len(proxy))
+    count = proxy.shape[-2]
+    rows, remainder = divmod(len(slot_index), count)
     if remainder:
-        raise ValueError(
-            f"{len(slot_index)} proxy slots in a batch are no multiple of the proxy's {len(proxy)} vectors"
-        )
+        raise ValueError(f"{len(slot_index)} proxy slots in a batch are no multiple of the proxy's {count} vectors")
     width = h.shape[-1]
     vectors = proxy.to(h.dtype).expand(rows, -1, -1).reshape(-1, width)
     return h.reshape(-1, width).index_copy(0, slot_index, vectors).view(h.shape)
@@ -272,17 +309,40 @@ class ResponseLoss(nn.Module):
         self.model = model
         self.compute_dtype = compute_dtype
 
-    def forward(self, batch: Batch, proxy: Tensor | None) -> Tensor:
+    def forward(
+        self, batch: Batch, proxy: Tensor | None, target: Target | None = None, *, logits_only: bool = False
+    ) -> Tensor:
         """Return the summed cross-entropy of the response tokens (Eq. 1 without its mean) by source, [sources] in fp32.
+
+        Each token counts as often as its weight says.
 
         Args:
             batch: the samples.
-            proxy: [K, d] vectors for the slots, or None when no prompt has any.
+            proxy: [K, d] or [r, K, d] vectors for the slots (see `fill_slots`), or None when no prompt has any.
+            target: distributions p to compare with those of the model, q, at some labels.
+            logits_only: return the logits of all labels, [n, vocabulary] in fp32, in place of losses.
+
+        Returns:
+            [sources]; with a target [sources + 1], at its end the Kullback-Leibler divergence KL(p || q), summed over places.
         """
+        logits = self._logits(batch, proxy)
+        if logits_only:
+            return logits
+        losses = self._losses(batch, logits)
+        if target is None:
+            return losses
+        tuned = F.log_softmax(logits.index_select(0, target.places), dim=-1)
+        untuned = F.log_softmax(target.logits, dim=-1)
+        divergence = F.kl_div(tuned, untuned, reduction="sum", log_target=True)
+        return torch.cat([losses, divergence.unsqueeze(0)])
+
+    def _logits(self, batch: Batch, proxy: Tensor | None) -> Tensor:
         model = self.model
         trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
-        image = image_mask = None
-        if batch.images is not None:
+        image, image_mask = batch.features, None
+        if image is not None:
+            image_mask = own_image_tokens(model, batch.aspect_ratio)
+        elif batch.images is not None:
             image_mask = own_image_tokens(model, batch.aspect_ratio)
             with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
                 image = encode_images(model, batch.images.to(self.compute_dtype), batch.aspect_ratio)
@@ -299,9 +359,16 @@ class ResponseLoss(nn.Module):
             positions=batch.positions,
         )
         h = h.reshape(-1, h.shape[-1]).index_select(0, batch.response_index)
-        logits = model.decoder.output(model.decoder.norm(h)).float()  # [n, vocabulary]
-        if batch.source_index is None:
+        logits: Tensor = model.decoder.output(model.decoder.norm(h)).float()  # [n, vocabulary]
+        return logits
+
+    def _losses(self, batch: Batch, logits: Tensor) -> Tensor:
+        if batch.source_index is None and batch.weights is None:
             return F.cross_entropy(logits, batch.labels, reduction="sum").unsqueeze(0)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        if batch.weights is not None:
+            losses = losses * batch.weights
+        if batch.source_index is None:
+            return losses.sum().unsqueeze(0)
         of_source = F.one_hot(batch.source_index, batch.sources).to(losses.dtype)  # [n, sources]
         return losses @ of_source

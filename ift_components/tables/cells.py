@@ -26,6 +26,7 @@ class Cell:
     Attributes:
         values: one a finished run, in the order of seeds.
         planned: runs that are planned.
+        finished: those that have ended; one that has no such figure gives no value.
         mean: mean over the values.
         sd: their standard deviation (n - 1); None for one.
         interval: 95 % interval over images and seeds; None where the figure is no mean over questions.
@@ -38,6 +39,7 @@ class Cell:
 
     values: list[float]
     planned: int
+    finished: int = 0
     mean: float | None = None
     sd: float | None = None
     interval: tuple[float, float] | None = None
@@ -76,8 +78,9 @@ def dig(node: Any, key: str) -> Any:
     words = key.split(".")
     for number in range(len(words), 0, -1):
         head = ".".join(words[:number])
-        if head in node:
-            return dig(node[head], ".".join(words[number:]))
+        value = dig(node[head], ".".join(words[number:])) if head in node else None
+        if value is not None:
+            return value
     return None
 
 
@@ -161,6 +164,7 @@ def _cell(plan: Plan, planned: Planned, row: Row, dataset: str, title: str) -> C
     if key is None:
         return cell
     found = [figure(folder, column, key) for folder, finished in folders if finished]
+    cell.finished = len(found)
     cell.values = [value for value in found if value is not None]
     if cell.values:
         cell.mean, cell.sd = mean_sd(cell.values)

@@ -86,9 +86,9 @@ def cell_text(cell: Cell | None, column: ColumnSettings, plus_minus: str = "±")
     if cell is None or cell.planned == 0:
         return ""
     if cell.mean is None:
-        return "..."
+        return "" if cell.finished == cell.planned else "..."
     spread = f" {plus_minus} {number_text(cell.sd, column)}" if cell.sd is not None else ""
-    missing = f" ({len(cell.values)} of {cell.planned})" if len(cell.values) < cell.planned else ""
+    missing = f" ({len(cell.values)} of {cell.planned})" if cell.finished < cell.planned else ""
     return f"{number_text(cell.mean, column)}{spread}{missing}"
 
 

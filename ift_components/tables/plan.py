@@ -115,6 +115,9 @@ class PlanSettings:
     output_dir: str = MISSING
     """Folder of the table and of all runs; one in which the same or an earlier plan was run is gone on with."""
 
+    runs_dir: str | None = None
+    """Folder of the runs, which plans may share: a run that several of them ask for is done once. Null is `runs` in `output_dir`."""
+
     notes: str = ""
     """A paragraph above the table."""
 
@@ -194,6 +197,7 @@ class Plan:
         file: where it was read.
         settings: what it holds.
         output: its folder, absolute.
+        runs: the folder of its runs, absolute.
         datasets: by name.
         paths: by name, absolute where something lies there.
         rows: in order.
@@ -204,6 +208,7 @@ class Plan:
     file: Path
     settings: PlanSettings
     output: Path
+    runs: Path
     datasets: dict[str, Dataset]
     paths: dict[str, str]
     rows: tuple[Row, ...]
@@ -278,8 +283,9 @@ def load_plan(name: str, overrides: Iterable[str]) -> Plan:
             if one not in known:
                 raise ConfigError(f"{title}: there is no '{one}'; {suggest(one, known)}")
     output = Path(settings.output_dir).expanduser().absolute()
+    runs = Path(settings.runs_dir).expanduser().absolute() if settings.runs_dir else output / "runs"
     paths = {key: absolute(value) for key, value in settings.paths.items()}
-    return Plan(file, settings, output, datasets, paths, tuple(rows.values()), columns, baseline)
+    return Plan(file, settings, output, runs, datasets, paths, tuple(rows.values()), columns, baseline)
 
 
 def _check_present(cfg: DictConfig, file: str) -> None:

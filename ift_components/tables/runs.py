@@ -221,7 +221,7 @@ def _planned(
         run_id = "-".join([name, dataset, *([f"seed{place.seed}"] if seeded else []), digest])
         if run_id in runs and not own:
             return runs[run_id]
-        folder = plan.output / "runs" / run_id
+        folder = plan.runs / run_id
         texts = _texts(place, overrides, where, real=True)
         if stage.recipe is None:
             command, config = _module_command(stage, texts, place, folder / "out", where), None

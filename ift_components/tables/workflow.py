@@ -63,23 +63,21 @@ def write_snakefile(plan: Plan, runs: Iterable[PlannedRun]) -> Path:
     there, never because of a time stamp.
     """
     runs = list(runs)
-    targets = [_mark(run.id) for run in runs]
+    # Braces would be wildcards.
+    marks = {run.id: str(run.folder / DONE).replace("{", "{{").replace("}", "}}") for run in runs}
+    targets = list(marks.values())
     lines = ["localrules: all", "rule all:", f"    input: {targets!r}"]
     for number, run in enumerate(runs):
         command = shlex.join([sys.executable, "-m", "ift_components.tables.stage", str(run.folder)])
-        inputs = ", ".join(f"ancient({_mark(needed)!r})" for needed in run.needs)
+        inputs = ", ".join(f"ancient({marks[needed]!r})" for needed in run.needs)
         lines += [f"rule run_{number}:  # {run.id}"]
         lines += [f"    input: {inputs}"] if inputs else []
-        lines += [f"    output: {_mark(run.id)!r}", "    threads: 1", "    resources:"]
+        lines += [f"    output: {marks[run.id]!r}", "    threads: 1", "    resources:"]
         lines += [f"        {key}={value!r}," for key, value in _resources(plan, run).items()]
         lines += [f"    shell: {command.replace('{', '{{').replace('}', '}}')!r}"]
     path = plan.output / "Snakefile"
     write_text(path, "\n".join(lines) + "\n")
     return path
-
-
-def _mark(run_id: str) -> str:
-    return f"runs/{run_id}/{DONE}"
 
 
 def _resources(plan: Plan, run: PlannedRun) -> dict[str, Any]:

@@ -50,12 +50,21 @@ def _trained(cfg: TrainSettings) -> dict[str, str]:
 
 
 def _prompt(cfg: TrainSettings) -> str:
-    if cfg.instruction is not None:
-        return f'the instruction was "{cfg.instruction}"'
+    if len(cfg.instructions) > 1:
+        return (
+            f'the instruction was drawn for each sample from {len(cfg.instructions)}, such as "{cfg.instructions[0]}"'
+        )
+    if cfg.instructions:
+        return f'the instruction was "{cfg.instructions[0]}"'
     proxy = cfg.proxy
-    start = "warmed up" if proxy.path is not None else "random"
+    size = f"a proxy of {proxy.num_vectors} vectors"
+    if len(proxy.paths) > 1:
+        size = f"one of {len(proxy.paths)} proxies of {proxy.num_vectors} vectors, drawn for each sample"
+    start = "warmed up" if proxy.paths else "random"
     moves = f"rule {proxy.rule}, momentum {proxy.momentum}"
-    return f"in place of an instruction stood a proxy of {proxy.num_vectors} vectors, {start} at first ({moves})"
+    moves += f", noise {proxy.noise}" if proxy.noise else ""
+    moves += f", dropout {proxy.dropout}" if proxy.dropout else ""
+    return f"in place of an instruction stood {size}, {start} at first ({moves})"
 
 
 def _settings(cfg: TrainSettings, world: World) -> dict[str, str | int | float]:
@@ -65,6 +74,10 @@ def _settings(cfg: TrainSettings, world: World) -> dict[str, str | int | float]:
         "optimizer": str(cfg.optimizer["_component_"]),
         "compute dtype": cfg.dtype,
     }
+    if cfg.averaging.decay is not None:
+        settings["saved weights"] = f"their moving average along the run, decay {cfg.averaging.decay} a step"
+    if cfg.rehearsal.kl_weight:
+        settings["kept to the base"] = f"KL divergence on '{cfg.rehearsal.source}', weight {cfg.rehearsal.kl_weight}"
     if cfg.max_steps is not None:
         settings["steps at most"] = cfg.max_steps
     if cfg.dataset.get("limit") is not None:

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ift_components.distributed import World
 from ift_components.errors import UserError
 from ift_components.files import sha256, write_json
-from ift_components.models.hf_names import state_name
+from ift_components.training.averaging import trained_weights
 from ift_components.training.loop import Trainer
 
 _log = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ _STATE, _FILES = "state.json", "files.json"
 
 
 def _named_parameters(trainer: Trainer) -> dict[str, nn.Parameter]:
-    named = {state_name(name): p for name, p in trainer.module.model.named_parameters() if p.requires_grad}
+    named = trained_weights(trainer.module.model)
     if trainer.proxy is not None and trainer.proxy.theta.requires_grad:
         named["proxy"] = trainer.proxy.theta
     return named
 
 
 def tensors(trainer: Trainer, rank: int) -> dict[str, Tensor]:
-    """Return everything a run needs to go on, as flat names to (sharded) tensors: trained weights, proxy, optimizer, RNG.
+    """Return everything a run needs to go on, by flat names: trained weights, their average, proxy, optimizer, RNG.
 
     Args:
         trainer: the run.
@@ -51,6 +51,8 @@ def tensors(trainer: Trainer, rank: int) -> dict[str, Tensor]:
         state[f"model/{name}"] = parameter.detach()
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             state |= _plain_tensors(f"optimizer/{name}/{key}", value, rank)
+    if trainer.average is not None:
+        state |= trainer.average.state()
     if trainer.proxy is not None:
         state["momentum"] = trainer.proxy.momentum.detach()
     state[f"rng/{rank}"] = torch.get_rng_state()

@@ -21,13 +21,13 @@ from ift_components.training.activations import meta_model
 _TILE, _PROMPT, _K = 560, 20, 8
 
 
-def batch_flops(model: DeepFusionModel, batch: Batch, dtype: torch.dtype = torch.float32) -> int:
+def batch_flops(model: DeepFusionModel, batch: Batch, dtype: torch.dtype) -> int:
     """Return the operations of a batch's forward and backward pass.
 
     Args:
         model: from `meta_model`.
         batch: a batch of the shapes in question, on any device.
-        dtype: the compute dtype.
+        dtype: the compute dtype, which the model's weights have.
     """
     proxy = nn.Parameter(torch.zeros(_K, model.decoder.output.in_features, device="meta"))
     with FlopCounterMode(display=False) as counter:
@@ -89,7 +89,7 @@ def step_flops(
     build = partial(in_layout, grid[0] * grid[1], tile_padding)
     model = meta_model(build, tuning, torch.float32, _PROMPT + response_tokens)
     checkpoint_activations(model, recomputed)
-    return batch_flops(model, image_batch(1, response_tokens, grid))
+    return batch_flops(model, image_batch(1, response_tokens, grid), torch.float32)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import Tuning
 from ift_components.training.activations import meta_model
 from ift_components.training.flops import batch_flops
-from ift_components.training.memory import peak_bytes, quantised_bytes
+from ift_components.training.memory import peak_bytes, quantised_bytes, trained_bytes
 from ift_components.training.settings import AUTO, TrainSettings, parse_dtype
 
 USABLE = 0.9
@@ -39,7 +39,9 @@ def settle_layout(cfg: TrainSettings, world: World, tuning: Tuning, batch: Batch
     elif shards == 1 or cfg.frozen_dtype == NF4:
         frozen = ["whole"]
     else:
-        frozen = ["whole", "sharded"] if cfg.frozen_weights == AUTO else [cfg.frozen_weights]
+        # What keeps the encoder's output runs it where a process has new pictures, which no gathering of weights could follow.
+        both = ["whole"] if cfg.keep_encoded else ["whole", "sharded"]
+        frozen = both if cfg.frozen_weights == AUTO else [cfg.frozen_weights]
     recomputed = list(RECOMPUTED) if cfg.activation_checkpointing == AUTO else [cfg.activation_checkpointing]
     choices = [(where, layers) for where in frozen for layers in recomputed]
     if len(choices) > 1:
@@ -59,7 +61,8 @@ def _choose(
     cfg: TrainSettings, tuning: Tuning, batch: Batch, choices: list[tuple[str, str]], *, shards: int, room: int
 ) -> int:
     """Return the index of the first choice that fits, in the order of what is computed; of the smallest if none does."""
-    operations = {layers: batch_flops(_model(cfg, tuning, batch, layers), batch) for _, layers in choices}
+    dtype = parse_dtype(cfg.dtype)
+    operations = {layers: batch_flops(_model(cfg, tuning, batch, layers), batch, dtype) for _, layers in choices}
     order = sorted(
         range(len(choices)), key=lambda index: (choices[index][0] == "sharded", operations[choices[index][1]])
     )
@@ -67,7 +70,9 @@ def _choose(
     for index in order:
         where, layers = choices[index]
         model = _model(cfg, tuning, batch, layers)
-        peak = peak_bytes(model, batch, parse_dtype(cfg.dtype), shards=shards, shard_frozen=where == "sharded")
+        peak = peak_bytes(model, batch, dtype, shards=shards, shard_frozen=where == "sharded")
+        copies = (cfg.averaging.decay is not None) + (cfg.rehearsal.kl_weight > 0)
+        peak += copies * trained_bytes(model, shards)
         peaks[index] = peak - (quantised_bytes(model) if cfg.frozen_dtype == NF4 else 0)
         if peaks[index] <= room:
             return index

@@ -13,8 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ift_components.distributed import World
 from ift_components.errors import UserError
-from ift_components.models.forward import Batch, ResponseLoss
+from ift_components.models.forward import Batch, ResponseLoss, Target
 from ift_components.proxy import ProxyInstruction
+from ift_components.training.averaging import WeightAverage
+from ift_components.training.encoded import KeptEncodings
+from ift_components.training.rehearsal import Rehearsal
+from ift_components.training.variation import ProxyVariation
 
 
 @dataclass(kw_only=True)
@@ -31,6 +35,10 @@ class Trainer:
         clip_grad_norm: largest norm of the whole gradient; None does not clip.
         scheduler: learning-rate schedule, stepped once an optimizer step.
         pulls: by part, how strongly and to which tensors every step pulls its parameters (L2-SP).
+        variation: what varies the proxy's vectors in training; None leaves them as they are.
+        rehearsal: what keeps to the untuned model on one source; None does not.
+        average: moving average of the trained weights, which is validated and saved in their place; None has none.
+        kept: gives what the frozen encoder makes of pictures; None lets it compute them in every pass.
         saved_activations: entered around every forward pass; decides where activations wait for the backward pass.
         steps: optimizer steps taken.
         stop: set when this process has been asked to stop.
@@ -46,15 +54,40 @@ class Trainer:
     clip_grad_norm: float | None = None
     scheduler: LRScheduler | None = None
     pulls: Mapping[str, tuple[float, Sequence[Tensor]]] = field(default_factory=dict)
+    variation: ProxyVariation | None = None
+    rehearsal: Rehearsal | None = None
+    average: WeightAverage | None = None
+    kept: KeptEncodings | None = None
     saved_activations: AbstractContextManager[object] = field(default_factory=nullcontext)
     steps: int = 0
     stop: bool = False
     stop_agreed: bool = False
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return a batch's summed losses by source under the proxy's current vectors, [sources]."""
+    def loss(self, batch: Batch, *, training: bool = False, target: Target | None = None) -> Tensor:
+        """Return a batch's summed losses by source under the proxy's current vectors, [sources].
+
+        Args:
+            batch: this process's samples.
+            training: whether the vectors are varied as in training.
+            target: the untuned model's distributions; with them the summed divergence follows, [sources + 1].
+        """
+        if self.kept is not None:
+            batch = self.kept.fill(batch, self.world.device)
+        proxy = self.proxy.seen if self.proxy is not None else None
+        if proxy is not None and training and self.variation is not None:
+            proxy = self.variation(proxy, batch, self.steps)
         with self.saved_activations:
-            return self.module(batch.to(self.world.device), self.proxy.seen if self.proxy is not None else None)
+            return self.module(batch.to(self.world.device), proxy, target)
+
+    def _targets(self, batches: Sequence[Batch]) -> Sequence[Target | None]:
+        """Return for each batch what the untuned model says, if the run keeps to it."""
+        if self.rehearsal is None:
+            return [None] * len(batches)
+        return self.rehearsal.targets(self.module, batches, self.world.device)
+
+    def saved_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model holds the weights that are validated and saved: the average, if there is one."""
+        return nullcontext() if self.average is None else self.average.standing_in()
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float | int]:
         """Take one optimizer step.
@@ -66,25 +99,18 @@ class Trainer:
             batches: this process's share of the global batch, one forward pass each.
 
         Returns:
-            `step`, `loss` (nats per response token of the global batch), with several sources `loss_<source>` of those that
-            the step holds, `tokens`, `samples`, `lr` by part and the gradient's norm, whole and by part.
+            `step`, `loss` (nats per response token of the global batch, by their weights if they have any), with several
+            sources `loss_<source>` of those that the step holds, `tokens`, `samples`, `lr` by part and the gradient's norm,
+            whole and by part; where the run keeps to the untuned model `kl` (nats per response token of that source).
 
         Raises:
             UserError: if the loss or the gradient is not finite; no parameter has been changed by this step then.
         """
         world, proxy = self.world, self.proxy
-        labels = torch.stack([batch.labels_by_source() for batch in batches]).sum(dim=0)
-        counts = torch.cat([torch.tensor([sum(len(b.ids) for b in batches)]), labels.cpu()])
-        counts = world.sum(counts.to(world.device, torch.float64, non_blocking=True))
-        tokens = counts[1:].sum()
+        counts = self._count(batches)
         if proxy is not None:
             proxy.begin_step()
-        sums = torch.zeros(len(self.sources), device=world.device, dtype=torch.float64)
-        for batch in batches:
-            losses = self.loss(batch)
-            # FSDP averages gradients over the processes; the factor turns that into their sum.
-            (losses.sum() * (world.size / tokens).float()).backward()
-            sums += losses.detach()
+        sums = self._backward(batches, counts)
         if proxy is not None:
             proxy.collect_gradient()
         self._average_whole_gradients()
@@ -93,14 +119,15 @@ class Trainer:
         # Everything the host needs travels at once, because each `tolist` waits for the device; whether to stop is asked as
         # late as can be, so that a signal during the passes ends the run after this step and not after the next.
         reduced = world.sum(torch.cat([sums, torch.full_like(sums[:1], self.stop)]))
-        values = torch.cat([reduced, counts, by_part]).cpu().split([len(sums), 1, 1, len(sums), len(norms)])
-        summed, (stop,), (samples,), counted, sizes = (value.tolist() for value in values)
+        sources = len(self.sources)
+        values = torch.cat([reduced, counts, by_part]).cpu().split([sources, 2, 3, sources, len(norms)])
+        summed, (diverged, stop), (samples, labelled, kept), counted, norm_by_part = (v.tolist() for v in values)
         self.stop_agreed = stop > 0
         clipped = [part for part in self.groups if not (part == "proxy" and proxy is not None and proxy.raw_gradient)]
-        mean_loss = sum(summed) / sum(counted)
-        norm = math.hypot(*(size for part, size in zip(norms, sizes, strict=True) if part in clipped))
-        if not (math.isfinite(mean_loss) and math.isfinite(math.hypot(*sizes))):
-            self._refuse(batches, mean_loss, math.hypot(*sizes))
+        mean_loss = sum(summed) / (sum(counted) or 1.0)
+        norm = math.hypot(*(size for part, size in zip(norms, norm_by_part, strict=True) if part in clipped))
+        if not (math.isfinite(mean_loss + diverged) and math.isfinite(math.hypot(*norm_by_part))):
+            self._refuse(batches, mean_loss, math.hypot(*norm_by_part))
         if self.clip_grad_norm is not None and norm > self.clip_grad_norm:
             scale_gradients({part: self.groups[part] for part in clipped}, self.clip_grad_norm / (norm + 1e-6))
         if proxy is not None and proxy.raw_gradient and proxy.theta.grad is not None:
@@ -109,16 +136,47 @@ class Trainer:
         rates = {f"lr_{part}": float(group["lr"]) for part, group in groups}
         self.optimizer.step()
         self._pull()
+        if self.average is not None:
+            self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
         if proxy is not None:
             proxy.end_step(first=self.steps == 0)
         self.steps += 1
-        metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(sum(counted)), "samples": int(samples)}
-        metrics |= _by_source("loss", self.sources, summed, counted)
-        by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, sizes, strict=True)}
+        metrics = {"step": self.steps, "loss": mean_loss, "tokens": int(labelled), "samples": int(samples)}
+        metrics |= _by_source("loss", self.sources, summed, counted) | ({"kl": diverged / kept} if kept else {})
+        by_part_name = {f"grad_norm_{part}": size for part, size in zip(norms, norm_by_part, strict=True)}
         return metrics | rates | {"grad_norm": norm} | by_part_name
+
+    def _count(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the global batch's samples, response tokens and those to keep to, then its labels by source, [3 + sources]."""
+        labels = torch.stack([batch.labels_by_source().double() for batch in batches]).sum(dim=0)
+        kept = sum(0 if self.rehearsal is None else self.rehearsal.count(batch) for batch in batches)
+        sizes = torch.tensor([sum(len(b.ids) for b in batches), sum(len(b.labels) for b in batches), kept])
+        counts = torch.cat([sizes, labels.cpu()])
+        return self.world.sum(counts.to(self.world.device, torch.float64, non_blocking=True))
+
+    def _backward(self, batches: Sequence[Batch], counts: Tensor) -> Tensor:
+        """Run batches forward and backward; return their losses summed by source, and the divergence, [sources + 1].
+
+        Args:
+            batches: this process's.
+            counts: from `_count`, which the loss is normalised by.
+        """
+        world, sources = self.world, len(self.sources)
+        tokens = counts[3:].sum().clamp(min=1e-9)  # of a step whose weights are all 0 the loss is 0
+        sums = torch.zeros(sources + 1, device=world.device, dtype=torch.float64)
+        for batch, target in zip(batches, self._targets(batches), strict=True):
+            losses = self.loss(batch, training=True, target=target)
+            # FSDP averages gradients over the processes; the factor turns that into their sum.
+            objective = losses[:sources].sum() * (world.size / tokens).float()
+            if self.rehearsal is not None:
+                factor = self.rehearsal.weight * world.size / counts[2].clamp(min=1)
+                objective = objective + losses[sources] * factor.float()
+            objective.backward()
+            sums[: len(losses)] += losses.detach()
+        return sums
 
     @torch.no_grad()
     def _pull(self) -> None:
@@ -158,8 +216,8 @@ class Trainer:
         Raises:
             UserError: if a loss is not finite.
         """
-        for batch in batches:
-            loss = self.loss(batch).sum()
+        for batch, target in zip(batches, self._targets(batches), strict=True):
+            loss = self.loss(batch, training=True, target=target).sum()
             loss.backward()
             value = float(self.world.sum(loss.detach()))
             if not math.isfinite(value):

@@ -73,6 +73,12 @@ def peak_bytes(
     return round(max(state, state - gradients + temporary))
 
 
+def trained_bytes(model: DeepFusionModel, shards: int) -> int:
+    """Return the bytes that one more fp32 copy of what is trained takes on each of the processes that share it."""
+    added = sum(p.numel() for name, p in model.named_parameters() if is_added(name))
+    return round(_FP32 * ((parameter_counts(model)[1] - added) / shards + added))
+
+
 def _unit_sizes(model: DeepFusionModel, *, shard_frozen: bool) -> dict[nn.Module, int]:
     """Return how many parameters each unit of sharding gathers, in forward order; the rest is the model's."""
     sizes: dict[nn.Module, int] = {}

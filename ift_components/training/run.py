@@ -17,12 +17,14 @@ from ift_components.config import instantiate
 from ift_components.distributed import World
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import sha256
-from ift_components.models.forward import Batch
+from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.model_card import model_card
 from ift_components.proxy import PROXY_FILE, save_proxy
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.training.averaging import OtherWeights, WeightAverage
 from ift_components.training.card import run_facts
 from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checks import Stage
 from ift_components.training.data import (
     build_loader,
     build_validation_loader,
@@ -34,15 +36,18 @@ from ift_components.training.data import (
     steps_per_epoch,
     trial_batches,
 )
+from ift_components.training.encoded import KeptEncodings, count_pictures, keep_encodings
 from ift_components.training.layout import settle_layout
 from ift_components.training.loop import Trainer
 from ift_components.training.recorder import Recorder
+from ift_components.training.rehearsal import Rehearsal
 from ift_components.training.run_folder import RunFolder, on_main
-from ift_components.training.settings import Stage, TrainSettings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import (
     build_module,
     build_optimizer,
     build_proxy,
+    build_variation,
     checkpoint_bytes,
     offload_activations,
     parameter_groups,
@@ -70,6 +75,7 @@ class TrainingRun:
     loader: DataLoader[Batch]
     val_loader: DataLoader[Batch] | None
     watch: Watch | None
+    kept: KeptEncodings | None
     checkpointer: Checkpointer
     steps_per_epoch: int
     total_steps: int
@@ -100,6 +106,7 @@ class TrainingRun:
         self.folder.check()
         self.loader = build_loader(cfg, world)
         self.val_loader = build_validation_loader(cfg, world)
+        pictures = count_pictures(self.loader, self.val_loader) if cfg.keep_encoded else 0
         self.watch = Watch(cfg, world, self.stage.tuning) if cfg.val_questions is not None else None
         self.steps_per_epoch = steps_per_epoch(self.loader, cfg.gradient_accumulation_steps)
         steps = cfg.epochs * self.steps_per_epoch
@@ -107,6 +114,7 @@ class TrainingRun:
         self.trainer = self._build_trainer()
         if not self.stage.is_warm_up:
             self.folder.check_room(checkpoint_bytes(self.trainer.module, cfg))
+        self.kept = self._keep_encodings(pictures) if cfg.keep_encoded else None
         spare = Path(cfg.spare_dir) if cfg.spare_dir else None
         self.checkpointer = Checkpointer(self.folder.path / "resume", world, cfg.keep_last, spare)
         if cfg.resume:
@@ -142,8 +150,28 @@ class TrainingRun:
                 for part, how in tuning.items()
                 if how.pull
             },
+            rehearsal=self._build_rehearsal(module),
+            variation=build_variation(cfg, world, proxy),
+            average=WeightAverage(module, cfg.averaging.decay) if cfg.averaging.decay is not None else None,
             saved_activations=offload_activations(world) if cfg.activation_offloading else nullcontext(),
         )
+
+    def _build_rehearsal(self, module: ResponseLoss) -> Rehearsal | None:
+        settings, sources = self.cfg.rehearsal, data_sources(self.loader)
+        if not settings.kl_weight:
+            return None
+        if settings.source not in sources or len(sources) == 1:
+            raise ConfigError(
+                f"rehearsal.source: '{settings.source}' is not one of several sources ({', '.join(sources)}); train on a "
+                "mixture that has it, or set rehearsal.kl_weight=0"
+            )
+        return Rehearsal(OtherWeights(module), sources.index(settings.source), settings.source, settings.kl_weight)
+
+    def _keep_encodings(self, pictures: int) -> KeptEncodings:
+        folder = self.folder.path / "encoded"
+        kept = keep_encodings(self.trainer.module, pictures, self.cfg.tiles, self.world, folder)
+        self.folder.check_room(kept.room, "what keep_encoded keeps")
+        return kept
 
     def _resume(self) -> None:
         path = self.checkpointer.latest()
@@ -220,6 +248,9 @@ class TrainingRun:
                 self.world.barrier()  # every process has seen what the folder holds
                 self.folder.start()
                 self.checkpointer.clean()
+                if self.kept is not None:
+                    on_main(self.world, self.kept.start)
+                    trainer.kept = self.kept
                 recorder.start(self.total_steps, trainer.steps)
                 self._save_epoch()  # the run may have been stopped before it was written
                 while trainer.steps < self.total_steps:
@@ -232,6 +263,8 @@ class TrainingRun:
                     self._save_epoch()
                 self.checkpointer.wait()
                 self._save_at_end()
+                if self.kept is not None:
+                    on_main(self.world, self.kept.remove)
                 recorder.finish(**self._facts())
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -274,7 +307,8 @@ class TrainingRun:
         step, every = self.trainer.steps, self.cfg.val_every_steps
         if self.val_loader is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
+        with self.trainer.saved_weights():
+            return self.trainer.validation_losses(read_batches(self.val_loader), data_sources(self.val_loader))
 
     def _look(self) -> dict[str, float]:
         """Ask the validation questions if it is time; keep the checkpoint if it is the best, end the run if none came lately.
@@ -285,7 +319,8 @@ class TrainingRun:
         cfg, step, every = self.cfg, self.trainer.steps, self.cfg.val_questions_every_steps
         if self.watch is None or not (step == self.total_steps or (every and step % every == 0)):
             return {}
-        measures = self.watch.look(self.trainer)
+        with self.trainer.saved_weights():
+            measures = self.watch.look(self.trainer)
         if cfg.keep_best is not None:
             name = f"val_{cfg.keep_best}"
             if name not in measures:
@@ -327,7 +362,8 @@ class TrainingRun:
         # of the model that comes late would find what the first has just written, and leave the others waiting.
         if not self.stage.is_warm_up and not self.world.broadcast(folder.exists()):
             on_main(self.world, lambda: self.folder.begin_save(folder.name))
-            write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
+            with self.trainer.saved_weights():
+                write_checkpoint(folder, self.trainer.module, self.cfg, self.world, self.card)
         proxy = self.trainer.proxy
         if proxy is not None:
             model, steps = str(self.cfg.model["_component_"]), self.trainer.steps
@@ -347,6 +383,7 @@ class TrainingRun:
                 part: {**entry, "saved_share": self.stage.tuning[part].share}
                 for part, entry in self.stage.tuning.as_dict().items()
             },
+            "averaging_decay": self.cfg.averaging.decay,
             "best": self.best.state() if self.cfg.keep_best is not None else None,
             "checkpoint_dir": self.cfg.checkpoint_dir,
             "data_manifest_sha256": sha256(manifest) if manifest is not None and manifest.is_file() else None,

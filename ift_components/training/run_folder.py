@@ -28,7 +28,7 @@ _MAY_CHANGE = {
     "resume", "device", "num_workers", "batch_size", "gradient_accumulation_steps", "data_parallel_replicate_dim",
     "activation_checkpointing", "activation_offloading", "frozen_weights",
     "checkpoint_every_steps", "keep_last", "save_every_epochs", "metric_logger", "val_every_steps", "output_dir",
-    "spare_dir",
+    "spare_dir", "keep_encoded",
 }  # fmt: skip
 
 
@@ -55,15 +55,17 @@ def on_main(world: World, action: Callable[[], None]) -> None:
 
 
 def input_hashes(cfg: TrainSettings) -> dict[str, str]:
-    """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint and proxy; what is missing is left out."""
+    """Return the SHA-256 of the files that a run reads: prepared folders, checkpoint, proxies; what is missing is left out."""
     files: list[Path] = []
     for name in sorted(set(prepared_folders([cfg.data, cfg.dataset, cfg.val_dataset, cfg.val_questions]))):
         folder = Path(name)
         files += [folder / "manifest.json", *sorted(folder.rglob("*.parquet"))]
     if cfg.checkpoint_dir and Path(cfg.checkpoint_dir).is_dir():
         files += checkpoint_files(Path(cfg.checkpoint_dir))
-    if cfg.proxy.path and cfg.instruction is None and Path(cfg.proxy.path).is_file():
-        files.append(Path(cfg.proxy.path))
+    if isinstance(cfg.instruction, str) and cfg.instruction.endswith(".txt"):
+        files.append(Path(cfg.instruction))
+    if cfg.instruction is None:
+        files += [path for path in map(Path, cfg.proxy.paths) if path.is_file()]
     return {str(path): sha256(path) for path in files}
 
 
@@ -180,11 +182,12 @@ class RunFolder:
                 f"resume: {self.path / foreign[0]} was not written by this run; move it away, or give another output_dir"
             )
 
-    def check_room(self, needed: int) -> None:
-        """Check that the final checkpoint will fit.
+    def check_room(self, needed: int, what: str = "the final checkpoint") -> None:
+        """Check that what the run will write fits.
 
         Args:
             needed: its bytes.
+            what: its name, for the message.
 
         Raises:
             UserError: if the disk has less room than that.
@@ -195,7 +198,7 @@ class RunFolder:
             free = shutil.disk_usage(existing).free
             if free < needed:
                 raise UserError(
-                    f"output_dir: {self.path} has room for {free / 1e9:.3g} GB, and the final checkpoint takes "
+                    f"output_dir: {self.path} has room for {free / 1e9:.3g} GB, and {what} takes "
                     f"{needed / 1e9:.3g}; make room or give another folder"
                 )
 

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from omegaconf import MISSING
 
+from ift_components.data.instructions import read_instructions
 from ift_components.errors import ConfigError
 from ift_components.models.image_layout import ImageLayout
-from ift_components.models.sharding import RECOMPUTED
-from ift_components.models.trainable import METHODS, Tuning
-from ift_components.proxy import UpdateRule
 
 BEST_BY = ("questions", "balanced", "read_out", "unrelated")
 """Measures that the best checkpoint may be chosen by, higher being better; in the records they stand as `val_<name>`."""
@@ -26,8 +24,9 @@ class ProxySettings:
     num_vectors: int = 8
     """K, the number of vectors."""
 
-    path: str | None = None
-    """The warm-up's `proxy_instruction.safetensors`; null starts from random vectors."""
+    path: Any = None
+    """The warm-up's `proxy_instruction.safetensors`; null starts from random vectors. A list of several is a bank: one is drawn
+    for each sample, under the rule `fix`."""
 
     rule: str = "track"
     """How it moves: `restart`, `track`, `fix` or `update` (see `UpdateRule`); the warm-up updates."""
@@ -41,11 +40,41 @@ class ProxySettings:
     lr: float | None = None
     """Learning rate of its own; null uses the optimizer's."""
 
+    noise: float = 0.0
+    """Training alone: standard deviation of Gaussian noise on the vectors, as a share of their root mean square."""
+
+    dropout: float = 0.0
+    """Training alone: probability of each vector to be replaced by zeros."""
+
     raw_gradient: bool = False
     """As the authors' code: its gradient is neither divided by the tokens nor clipped nor in the norm."""
 
     alias: bool = False
     """As the authors' code: theta~ shares theta's storage in the first step, and so takes the whole of it."""
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that `path` names: none, one, or those of a bank."""
+        return [] if self.path is None else [self.path] if isinstance(self.path, str) else list(self.path)
+
+
+@dataclass
+class AveragingSettings:
+    """Averaging of the trained weights along the run."""
+
+    decay: float | None = None
+    """Decay of their exponential moving average, which is validated and saved in their place, such as 0.99; null does not."""
+
+
+@dataclass
+class RehearsalSettings:
+    """Keeping to the untuned model on general prompts."""
+
+    kl_weight: float = 0.0
+    """Weight in the loss of the mean KL divergence of the untuned model's next tokens from the tuned one's; 0 has none."""
+
+    source: str = "rehearsal"
+    """Source of the mixture on whose response tokens it is measured."""
 
 
 @dataclass
@@ -84,11 +113,18 @@ class TrainSettings:
     dataset: dict[str, Any] = MISSING
     """Component that builds the training samples; gets a `DatasetContext`."""
 
-    instruction: str | None = None
-    """A text in the proxy's place: ordinary instruction tuning; datasets refer to it as `${instruction}`."""
+    instruction: Any = None
+    """A text in the proxy's place: ordinary instruction tuning; datasets refer to it as `${instruction}`. A list of texts, or a
+    `.txt` file of one a line, is a pool: one is drawn for each sample and epoch."""
 
     proxy: ProxySettings = field(default_factory=ProxySettings)
     """The proxy instruction."""
+
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
+    """Averaging of the trained weights along the run."""
+
+    rehearsal: RehearsalSettings = field(default_factory=RehearsalSettings)
+    """Keeping to the untuned model on general prompts."""
 
     supervise_header: bool = False
     """As the authors' code: the four tokens of the assistant's header count in the loss too."""
@@ -156,6 +192,9 @@ class TrainSettings:
     keep_last: int = 2
     """How many of those to keep; the last epoch's end is one of them."""
 
+    keep_encoded: bool = False
+    """Compute what the frozen encoder makes of a picture once in the run and keep it, in memory or else on disk."""
+
     activation_checkpointing: str = "none"
     """Whose layers are recomputed in the backward pass to save memory: `none`, `encoder`, `language`, `all`, or `auto`: the
     fewest operations that fit the device, by the memory table."""
@@ -188,6 +227,15 @@ class TrainSettings:
     """A torchtune metric logger beside `metrics.jsonl`."""
 
     @property
+    def instructions(self) -> tuple[str, ...]:
+        """The texts that `instruction` stands for; none under the proxy.
+
+        Raises:
+            ConfigError: if it is wrong.
+        """
+        return () if self.instruction is None else read_instructions(self.instruction)
+
+    @property
     def image_layout(self) -> ImageLayout:
         """How pictures are laid out.
 
@@ -195,34 +243,6 @@ class TrainSettings:
             ConfigError: if there is no such layout.
         """
         return ImageLayout(self.tiles, self.tile_padding, self.resize)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a checked config trains."""
-
-    tuning: Tuning
-    """How each part of the model is trained."""
-
-    rule: UpdateRule | None
-    """How the proxy moves; None under a text instruction, which has no proxy."""
-
-    @property
-    def is_warm_up(self) -> bool:
-        """Whether the proxy alone is trained, the whole model frozen."""
-        return self.tuning.is_frozen
-
-    @property
-    def result(self) -> str:
-        """Name of the folder in `output_dir` that what is saved goes to; the warm-up's proxy goes to `output_dir` itself."""
-        if self.is_warm_up:
-            return ""
-        return "adapter" if self.tuning.adapter_kinds else "checkpoint"
-
-    @property
-    def name(self) -> str:
-        """What records call it."""
-        return "warm-up" if self.is_warm_up else "fine-tuning"
 
 
 def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
@@ -234,153 +254,3 @@ def parse_dtype(name: str, key: str = "dtype") -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"{key}: '{name}' is not one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _check_numbers(cfg: TrainSettings) -> None:
-    positive = (
-        "batch_size",
-        "gradient_accumulation_steps",
-        "epochs",
-        "max_steps",
-        "save_every_epochs",
-        "clip_grad_norm",
-        "val_every_steps",
-        "val_questions_every_steps",
-        "early_stopping",
-        "checkpoint_every_steps",
-        "keep_last",
-        "data_parallel_replicate_dim",
-    )
-    for key in positive:
-        value = getattr(cfg, key)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{key}: {value} is not above 0")
-    for key in ("num_workers", "seed"):
-        if getattr(cfg, key) < 0:
-            raise ConfigError(f"{key}: {getattr(cfg, key)} is below 0")
-    for key, rate in (("proxy.lr", cfg.proxy.lr), ("optimizer.lr", cfg.optimizer.get("lr"))):
-        if rate is not None and not (isinstance(rate, int | float) and rate > 0):
-            raise ConfigError(f"{key}: {rate} is not a number above 0")
-
-
-def _check_layout(cfg: TrainSettings) -> None:
-    for key, allowed in (
-        ("activation_checkpointing", (*RECOMPUTED, AUTO)),
-        ("frozen_weights", ("whole", "sharded", AUTO)),
-    ):
-        value = getattr(cfg, key)
-        if value not in allowed:
-            raise ConfigError(f"{key}: '{value}' is not one of {', '.join(allowed)}")
-    if cfg.activation_offloading and cfg.activation_checkpointing == AUTO:
-        raise ConfigError(
-            "activation_checkpointing: 'auto' goes by what stays on the device, and activation_offloading takes it away; name "
-            "one of none, encoder, language, all"
-        )
-    if cfg.cpu_offload and cfg.frozen_weights == "whole":
-        raise ConfigError(
-            "frozen_weights: 'whole' does not go with cpu_offload, which keeps them in shards in host memory"
-        )
-
-
-def check_settings(cfg: TrainSettings) -> Stage:
-    """Check the values that no type can, and return what the config trains.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    _check_numbers(cfg)
-    if cfg.proxy.num_vectors < 1:
-        raise ConfigError(f"proxy.num_vectors: {cfg.proxy.num_vectors} is below 1; the paper uses 8")
-    if cfg.val_every_steps is not None and cfg.val_dataset is None:
-        raise ConfigError("val_every_steps: there is no val_dataset to validate on")
-    if cfg.val_questions is None and (cfg.val_questions_every_steps is not None or cfg.keep_best is not None):
-        key = "keep_best" if cfg.val_questions_every_steps is None else "val_questions_every_steps"
-        raise ConfigError(f"{key}: there are no val_questions to ask; give the component that asks them")
-    if cfg.keep_best is not None and cfg.keep_best not in BEST_BY:
-        raise ConfigError(f"keep_best: '{cfg.keep_best}' is not one of {', '.join(BEST_BY)}")
-    if cfg.early_stopping is not None and cfg.keep_best is None:
-        raise ConfigError(
-            f"early_stopping: {cfg.early_stopping} looks without a rise of what? give keep_best a measure"
-        )
-    _ = cfg.image_layout  # refuses an unknown one
-    if cfg.val_questions is not None and cfg.frozen_dtype is not None:
-        raise ConfigError(
-            f"val_questions: are asked of a copy of the weights, which frozen_dtype={cfg.frozen_dtype} does not give; set it "
-            "to null, or evaluate afterwards"
-        )
-    _check_layout(cfg)
-    parse_dtype(cfg.dtype)
-    parse_dtype(cfg.save_dtype or cfg.dtype, "save_dtype")
-    stage = Stage(Tuning.parse(cfg.tuning), _update_rule(cfg))
-    if stage.is_warm_up and stage.rule in (None, UpdateRule.FIX):
-        raise ConfigError("tuning: every part is frozen and no proxy moves, so that nothing is left to train")
-    set_back = [part for part, how in stage.tuning.items() if how.share < 1]
-    if set_back and cfg.checkpoint_dir is None:
-        raise ConfigError(
-            f"tuning.{set_back[0]}: '{stage.tuning[set_back[0]].method}' is set back to the weights of checkpoint_dir, "
-            "which is null; give a checkpoint, or train the part by 'full'"
-        )
-    added = [part for part, how in stage.tuning.items() if METHODS[how.method].adapter is not None]
-    if added and cfg.checkpoint_dir is None:
-        raise ConfigError(
-            f"tuning.{added[0]}: an adapter by '{stage.tuning[added[0]].method}' belongs to checkpoint_dir's weights, and that "
-            "is null; give a checkpoint"
-        )
-    if stage.is_warm_up and cfg.keep_best is not None:
-        raise ConfigError("keep_best: the warm-up leaves the model as it is; set it to null")
-    if stage.rule is not None and not stage.is_warm_up and cfg.proxy.path is None:
-        raise ConfigError("proxy.path: give the proxy_instruction.safetensors that ift_warmup_recipe wrote")
-    check_frozen_dtype(cfg, stage)
-    return stage
-
-
-def check_frozen_dtype(cfg: TrainSettings, stage: Stage) -> None:
-    """Check that a base in NF4 is one that stays frozen.
-
-    Raises:
-        ConfigError: if the type is unknown, or a part is trained in full, offloaded, or has no checkpoint to be read from.
-    """
-    if cfg.frozen_dtype is None:
-        return
-    if cfg.frozen_dtype != "nf4":
-        raise ConfigError(f"frozen_dtype: '{cfg.frozen_dtype}' is not nf4 or null")
-    full = [part for part, how in stage.tuning.items() if how.trains_base]
-    if full:
-        raise ConfigError(
-            f"frozen_dtype: nf4 cannot be trained, and {', '.join(full)} would be by "
-            f"'{stage.tuning[full[0]].method}'; set tuning.{full[0]} to lora, dora or frozen, or frozen_dtype=null"
-        )
-    if cfg.checkpoint_dir is None or cfg.cpu_offload:
-        key = "cpu_offload" if cfg.cpu_offload else "checkpoint_dir"
-        fix = "set cpu_offload=false" if cfg.cpu_offload else "give a checkpoint, which is quantised as it is read"
-        raise ConfigError(f"{key}: {getattr(cfg, key)} does not go with frozen_dtype: nf4; {fix}")
-
-
-def _update_rule(cfg: TrainSettings) -> UpdateRule | None:
-    if cfg.proxy.rule == "none":
-        raise ConfigError(
-            "proxy.rule: 'none' is no rule; for ordinary instruction tuning give instruction=... alone, e.g. "
-            "instruction='Describe this medical scan.'"
-        )
-    rules = [str(rule) for rule in UpdateRule]
-    if cfg.proxy.rule not in rules:
-        raise ConfigError(f"proxy.rule: '{cfg.proxy.rule}' is not one of {', '.join(rules)}")
-    if cfg.instruction is None:
-        return UpdateRule(cfg.proxy.rule)
-    if not cfg.instruction.strip():
-        raise ConfigError("instruction: is empty; give a text, or null to train under the proxy")
-    return None
-
-
-def check_warm_up(stage: Stage) -> None:
-    """Check that a config is a warm-up.
-
-    Raises:
-        ConfigError: if anything but the proxy is trained, or the proxy does not follow the gradient.
-    """
-    if stage.rule is not UpdateRule.UPDATE:
-        what = "there is an instruction instead" if stage.rule is None else f"proxy.rule is '{stage.rule}'"
-        raise ConfigError(f"proxy.rule: the warm-up trains the proxy by 'update', and {what}")
-    if not stage.is_warm_up:
-        trained = [part for part, how in stage.tuning.items() if how.method != "frozen"]
-        raise ConfigError(f"tuning.{trained[0]}: the warm-up trains the proxy alone; set every part to frozen")

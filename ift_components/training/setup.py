@@ -32,6 +32,7 @@ from ift_components.models.trainable import PARTS, Tuning, apply_tuning, part_of
 from ift_components.proxy import ProxyInstruction, UpdateRule, load_proxy, random_theta
 from ift_components.training.run_folder import on_main
 from ift_components.training.settings import TrainSettings, parse_dtype
+from ift_components.training.variation import ProxyVariation
 
 
 def build_module(cfg: TrainSettings, world: World, tuning: Tuning) -> ResponseLoss:
@@ -88,17 +89,39 @@ def build_proxy(cfg: TrainSettings, world: World, rule: UpdateRule | None, dim: 
     if rule is None:
         return None
     settings = cfg.proxy
-    if settings.path is None:
+    if not settings.paths:
         theta = random_theta(settings.num_vectors, dim, cfg.seed, settings.init_bound)
     else:
-        theta, metadata = load_proxy(Path(settings.path), settings.num_vectors, dim)
-        note = {key: metadata[key] for key in cfg.image_layout.note() if key in metadata}
-        before = read_note(note or None, settings.path)
-        what = f"proxy.path: {settings.path} was warmed up"
-        _warn_of_layout(cfg, world, before, what, "repeat the warm-up in this run's layout, or train in the proxy's")
+        theta = _warmed_up(cfg, world, settings.paths[0], dim)
     return ProxyInstruction(
         theta.to(world.device), rule, settings.momentum, raw_gradient=settings.raw_gradient, alias=settings.alias
     )
+
+
+def _warmed_up(cfg: TrainSettings, world: World, path: str, dim: int) -> Tensor:
+    theta, metadata = load_proxy(Path(path), cfg.proxy.num_vectors, dim)
+    note = {key: metadata[key] for key in cfg.image_layout.note() if key in metadata}
+    before, what = read_note(note or None, path), f"proxy.path: {path} was warmed up"
+    _warn_of_layout(cfg, world, before, what, "repeat the warm-up in this run's layout, or train in the proxy's")
+    return theta
+
+
+def build_variation(cfg: TrainSettings, world: World, proxy: ProxyInstruction | None) -> ProxyVariation | None:
+    """Return what varies the proxy in training, with the bank it is drawn from; None if nothing does.
+
+    Args:
+        cfg: a config of `TrainSettings`.
+        world: the processes.
+        proxy: from `build_proxy`; of a bank it is the first.
+    """
+    settings = cfg.proxy
+    has_bank = len(settings.paths) > 1
+    if proxy is None or not (has_bank or settings.noise or settings.dropout):
+        return None
+    dim = proxy.theta.shape[1]
+    others = [_warmed_up(cfg, world, path, dim).to(world.device) for path in settings.paths[1:]]
+    bank = torch.stack([proxy.theta.detach().clone(), *others]) if has_bank else None
+    return ProxyVariation(settings.noise, settings.dropout, bank, cfg.seed)
 
 
 def _warn_of_layout(cfg: TrainSettings, world: World, before: ImageLayout | None, what: str, fix: str) -> None:

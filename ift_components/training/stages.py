@@ -20,10 +20,11 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.files import require_new_folder
 from ift_components.proxy import PROXY_FILE
 from ift_components.smears.dataset import draw_if_missing
+from ift_components.training.checks import Stage, check_settings, check_warm_up
 from ift_components.training.data import build_loader, build_validation_loader
 from ift_components.training.run import TrainingRun
 from ift_components.training.run_folder import RunFolder, on_main
-from ift_components.training.settings import Stage, TrainSettings, check_settings, check_warm_up
+from ift_components.training.settings import TrainSettings
 from ift_components.training.stages_page import write_page
 
 

@@ -43,7 +43,7 @@ class WatchContext:
     """How pictures are resized to a tile."""
 
     instruction: str | None
-    """The text that the model is trained under; None under the proxy."""
+    """The text that the model is trained under, of a pool the first; None under the proxy."""
 
     tiles: int = 1
     """Most tiles of a picture."""
@@ -107,7 +107,7 @@ class Watch:
             raise ConfigError("val_questions: names no component")
         self._cfg, self._device = cfg, world.device
         transform = instantiate(cfg.tokenizer, "tokenizer")
-        context = WatchContext(transform, world, cfg.resize, cfg.instruction, cfg.tiles)
+        context = WatchContext(transform, world, cfg.resize, next(iter(cfg.instructions), None), cfg.tiles)
         self._questions: Questions = instantiate(cfg.val_questions, "val_questions", context)
         self._shares = {part: how.share for part, how in tuning.items()}
         layout = cfg.image_layout

@@ -2,9 +2,12 @@
 
 import io
 import pickle
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +17,7 @@ from ift_components.data import parts
 from ift_components.data import rows as rows_module
 from ift_components.data.builders import wbcatt
 from ift_components.data.prepared import load_questions, load_reports
+from ift_components.data.rows import Rows
 from ift_components.errors import DataError
 
 CELLS = {"train": [NEUTROPHIL, LYMPHOCYTE, MONOCYTE] * 7, "val": [LYMPHOCYTE], "test": [MONOCYTE]}
@@ -75,9 +79,63 @@ def test_loader_workers_read_the_same(prepared, start):
     assert len(pickle.dumps(loaded.rows)) < 3000  # no image and no report travels
 
 
-def test_threads_share_a_file(prepared, monkeypatch):
+LAYOUTS = {
+    # How the file is written, and whether images can be read where they lie.
+    "ours": (None, True),
+    "no dictionary": ({"use_dictionary": False, "compression": "none"}, True),
+    "many pages": ({"use_dictionary": False, "compression": "none", "data_page_size": 1, "write_batch_size": 1}, True),
+    "pages of version 2": ({"data_page_version": "2.0", "compression": "none"}, True),
+    "dictionary given up": ({"dictionary_pagesize_limit": 900, "write_batch_size": 2, "compression": "none"}, True),
+    "compressed": ({"compression": "zstd"}, False),
+    "lengths apart": (
+        {
+            "use_dictionary": False,
+            "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"},
+            "compression": "none",
+        },
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "in_place"), LAYOUTS.values(), ids=LAYOUTS)
+def test_images_are_read_where_they_lie_or_by_pyarrow(tmp_path, monkeypatch, arguments, in_place):
+    """Repeated images, an empty one, one that begins another, rows without bytes; each row twice, in random order."""
+    monkeypatch.setattr(rows_module, "_REMEMBERED", 1)
+    draw = random.Random(0)
+    contents = [draw.randbytes(draw.randint(1, 20)) * 20 for _ in range(40)] + [b"", b"\0" * 9]
+    contents += [contents[3], contents[4], contents[5][:7], None, None, contents[3], contents[5]]
+    images = [None if content is None else {"bytes": content, "path": f"{n}.png"} for n, content in enumerate(contents)]
+    images[-1]["bytes"] = None  # named where it lies
+    table = pa.table({"id": [str(n) for n in range(len(images))], "image": images})
+    path = tmp_path / "train.parquet"
+    if arguments is None:
+        with parts.Writer(path, table.schema, rows=8) as writer:
+            for row in table.to_pylist():
+                writer.write(row)
+    else:
+        pq.write_table(table, path, row_group_size=8, **arguments)
+    loaded = Rows(path)
+    expected = [(image or {"bytes": None})["bytes"] for image in images]
+    order = draw.sample(range(len(images)), len(images)) * 2
+    assert [loaded._file.image(place)[0] for place in order] == [expected[place] for place in order]
+    reads = []
+    monkeypatch.setattr(rows_module._Reader, "_remembered", lambda *group: reads.append(group))
+    if in_place:
+        assert [loaded._file.image(place)[0] for place in order] == [expected[place] for place in order]
+        assert not reads
+    else:
+        with pytest.raises(TypeError):  # row groups are read again
+            loaded._file.image(order[0])
+
+
+@pytest.mark.parametrize("compression", ["ours", "zstd"])
+def test_threads_share_a_file(prepared, monkeypatch, compression):
     """Threads, the first of which opens the file, and of which each drops the row groups of the others."""
     monkeypatch.setattr(rows_module, "_REMEMBERED", 1)
+    if compression != "ours":
+        path = prepared / "reports" / "train.parquet"
+        pq.write_table(pq.read_table(path), path, compression=compression, row_group_size=4)
     expected = [pixels(row["image"]) for row in rows(prepared, "reports", "train")]
     for _ in range(5):
         loaded = load_reports(prepared, "train")

@@ -47,15 +47,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         model = request["model"]
-        prompt, size = look(request)
+        prompt, size = look(request) if model != "drips" else ("", ())
         with LOCK:
-            REQUESTS.append({key: request[key] for key in ("model", "seed", "temperature", "top_p")})
+            REQUESTS.append({key: request.get(key) for key in ("model", "seed", "temperature", "top_p")})
             SEEN[model] += 1
             number = SEEN[model]
             STATE["now"] += 1
             STATE["most"] = max(STATE["most"], STATE["now"])
         try:
-            self.answer(model, number, prompt, size, request["seed"])
+            self.answer(model, number, prompt, size, request.get("seed"))
         finally:
             with LOCK:
                 STATE["now"] -= 1

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -427,14 +428,16 @@ def test_mistakes_are_one_line_before_anything_is_written(config, tmp_path):
     assert not (tmp_path / "judged").exists()
 
 
-def test_a_real_evaluations_reports_and_choices_are_judged(eval_config, world, config, judge):
+def test_a_real_evaluations_reports_and_choices_are_judged(eval_config, world, config, judge, monkeypatch):
     """From the miniature's evaluation, as it lies in its folder, to grades by two templates."""
     cfg = eval_config("report.instruction=Describe.", "report.max_new_tokens=8", "limit=6", "max_new_tokens=8")
     Evaluation(cfg, world).run()
     folder = Path(cfg.output_dir)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     judge.scripts["first"] = lambda prompt: "Verdict: correct" if "Verdict" in prompt else "Grade: 4"
-    results = Judging(config([cfg.output_dir], "judge.templates.choice=correct")).run()
+    monkeypatch.setitem(sys.modules, "radeval", SimpleNamespace(RadEval=StandInRadEval))
+    results = Judging(config([cfg.output_dir], "judge.templates.choice=correct", "judge.radeval=[rouge]")).run()
+    assert results["evaluations"]["out"]["report"]["radeval"]["pairs"] == 6
     scores = results["judges"]["first"]["scores"]["out"]
     assert {group: (score["answers"], score["mean"]) for group, score in scores.items()} == {
         "choice": (6, 10),
@@ -455,3 +458,34 @@ def test_radeval_is_used_where_it_is_installed():
     assert radeval_figures(evaluator, ["No effusion."], ["No effusion."])["rouge1"] == 1
     with pytest.raises(ConfigError, match=r"judge.radeval: Unknown metric 'nonsense'"):
         load_radeval(["nonsense"], None)
+
+
+class StandInRadEval:
+    """What version 2.2 of the package shows of itself: its arguments by name, its checks and kinds of values."""
+
+    def __init__(self, metrics=None, *, per_sample=False, detailed=False, show_progress=True):
+        assert isinstance(metrics, list)
+        assert (per_sample, detailed, show_progress) == (False, False, False)
+        for name in metrics:
+            if name not in ("rouge", "radgraph"):
+                raise ValueError(f"Unknown metric '{name}'.\n Available: rouge, radgraph")
+            if name == "radgraph":
+                raise OSError("no connection to the hub")
+
+    def __call__(self, refs, hyps):
+        assert isinstance(refs, list)
+        assert isinstance(hyps, list)
+        hits = [len(set(a.split()) & set(b.split())) / len(set(a.split())) for a, b in zip(refs, hyps, strict=True)]
+        return {"recall": np.float32(np.mean(hits)), "pairs": len(hits), "labels": {"edema": 1.0}, "name": "rouge"}
+
+
+def test_radeval_is_called_as_its_version_2_wants(monkeypatch):
+    monkeypatch.setitem(sys.modules, "radeval", SimpleNamespace(RadEval=StandInRadEval))
+    for metric, message in (("nonsense", r"judge.radeval: Unknown metric 'nonsense'. Avail"), ("radgraph", "the hub")):
+        with pytest.raises(ConfigError, match=message):
+            load_radeval([metric], None)
+    figures = radeval_figures(
+        load_radeval(["rouge"], None), ("clear lungs", "edema"), ("clear wide lungs here", "edema")
+    )
+    assert figures == {"recall": 0.75, "pairs": 2}
+    assert json.loads(json.dumps(figures)) == figures

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from launching import launch
 
 from ift_components.config import load_config
 from ift_components.errors import ConfigError, UserError
 from ift_components.evaluation.predictors import ServerPredictor, Work
+from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings
 
@@ -123,6 +125,47 @@ except KeyboardInterrupt:
     assert process.stdout.readline() == b"stopped\n"
     assert time.monotonic() - begin < 2
     assert process.wait(30) == 0
+
+
+def eval_arguments(server, prepared, tmp_path):
+    component = "predictor._component_=ift_components.evaluation.predictors.ServerPredictor"
+    arguments = ["ift_eval_recipe", "--config", "tiny_eval.yaml", component, f"predictor.base_url={server}"]
+    return [*arguments, "predictor.model=drips", "checkpoint_dir=null", "scoring=generate", f"data={prepared}"]
+
+
+def judge_arguments(server, prepared, tmp_path):
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    config = {"data": str(prepared), "unrelated": {}, "label": None}
+    (evaluation / "run.json").write_text(json.dumps({"config": config, "fingerprint": {"data": str(prepared)}}))
+    asked = Item("q", "free", "shapes", "i", prompt="What is seen?", reference="a disc", kind="open")
+    answer = Prediction(asked, generated="a ring").scored({"correct": False, "recall": 0.0})
+    (evaluation / "predictions.jsonl").write_text(json.dumps(answer.line()) + "\n")
+    arguments = ["ift_judge_recipe", "--config", "judge.yaml", f"evaluations=[{evaluation}]"]
+    judge = f"judge.servers.first.base_url={server}", "judge.servers.first.model=drips"
+    return [*arguments, *judge, "judge.templates.free=description"]
+
+
+@pytest.mark.parametrize("arguments", [eval_arguments, judge_arguments])
+def test_ctrl_c_ends_a_recipe_within_two_seconds(server, prepared, tmp_path, arguments):
+    """A command whose requests all hang; the same command can be given again."""
+    command = [*arguments(server, prepared, tmp_path), f"output_dir={tmp_path / 'out'}"]
+    streams = (tmp_path / "out.txt", tmp_path / "err.txt")
+    before = seen(server)["seen"].get("drips", 0)
+    process = launch(*command, cwd=tmp_path, streams=streams)
+    deadline = time.monotonic() + 120
+    while seen(server)["seen"].get("drips", 0) == before:
+        assert process.running(), process.output
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    assert process.running(), process.output
+    begin = time.monotonic()
+    process.send(signal.SIGINT)
+    assert process.wait().returncode not in (0, 2)
+    assert time.monotonic() - begin < 2
+    assert "KeyboardInterrupt" in process.output
+    assert not list(tmp_path.rglob("results.json"))
 
 
 def test_keys_come_from_the_environment_and_stand_in_no_message(server, items, monkeypatch):

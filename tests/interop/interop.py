@@ -7,8 +7,9 @@ from PIL import Image
 
 from ift_components.config import load_config
 from ift_components.evaluation.items import question_items
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings
 
 SHAPES = [(84, 84), (230, 230), (300, 90), (61, 200), (84, 40), (30, 30)]
 

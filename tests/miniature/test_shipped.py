@@ -9,7 +9,8 @@ from ift_components.miniature.questions import OPEN, UNRELATED
 from ift_components.miniature.scores import score
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.smears.dataset import draw_if_missing
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 
 RECIPES = {
     "data_smears.yaml": "ift_data_recipe",

@@ -11,7 +11,8 @@ from ift_components.miniature.scores import CONTROL, correct
 from ift_components.miniature.study import INSTRUCTION, METHODS, table
 from ift_components.proxy import UpdateRule
 from ift_components.smears.dataset import prepared_smears
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 
 ROW = {
     "accuracy": 0.5,

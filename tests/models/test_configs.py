@@ -13,7 +13,8 @@ from ift_components.models.forward import ResponseLoss
 from ift_components.models.sharding import set_precision
 from ift_components.models.trainable import PARTS, apply_tuning, part_of
 from ift_components.proxy import ProxyInstruction, UpdateRule, random_theta
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
 # The configs of training and evaluation; the others hold no model to build.

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from torchao.dtypes.nf4tensor import NF4Tensor
+from torchao.dtypes.nf4tensor import NF4Tensor, to_nf4
 from torchtune.models.llama3_2_vision import llama3_2_vision_11b
 
 from ift_components.data.prompts import Text, prompt_tokens
@@ -15,10 +15,10 @@ from ift_components.models.adapter_reader import load_adapter
 from ift_components.models.build import build_for_inference
 from ift_components.models.forward import embed_tokens, encode_images, run_decoder
 from ift_components.models.hf_layout import hf_config, read_weights, save_checkpoint
-from ift_components.models.quantised import BITS, quantisable
+from ift_components.models.quantised import BITS, HostNF4, quantisable, quantise
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 MODEL = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
 OPTIONS = [f"checkpoint_dir={TINY_CHECKPOINT}", f"proxy.path={TINY_PROXY}", "max_steps=2", "batch_size=2"]
@@ -73,6 +73,31 @@ def test_quantised_weights_are_near_the_checkpoint(world):
     for name, parameter in model.state_dict().items():
         if name not in layers:
             assert torch.equal(parameter, start[name].float()), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_host_memory_holds_what_torchao_would(dtype):
+    """To the bit: random weights of all sizes, blocks of zeros or of one value, the largest and the smallest numbers."""
+    weight = torch.randn(300, 256, generator=torch.Generator().manual_seed(0))
+    weight *= torch.logspace(-38, 35, 300)[:, None]
+    weight[0], weight[1, :64], weight[2] = 0, 0.5, torch.linspace(-1, 1, 256)
+    numbers = torch.finfo(dtype)
+    weight[3, :3] = torch.tensor([numbers.max / 4, numbers.tiny / 2, -numbers.tiny])
+    ordinary = torch.randn(512, 128, generator=torch.Generator().manual_seed(1)) * 0.02
+    for case in (weight.to(dtype), ordinary.to(dtype), weight[2:3].to(dtype)):
+        ours = quantise(case)
+        theirs = to_nf4(case, 64, ours.scaler_block_size)
+        assert type(ours.data) is HostNF4
+        for name in ("quantized_data", "quantized_scalers", "quantization_factor", "scaler_mean"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        bits = torch.int16 if dtype == torch.bfloat16 else torch.int32
+        assert ours.get_original_weight().isfinite().all()
+        assert torch.equal(ours.get_original_weight().view(bits), theirs.get_original_weight().view(bits))
+    x = torch.randn(3, 128, dtype=dtype, requires_grad=True)
+    weight = quantise(ordinary.to(dtype))
+    torch.nn.functional.linear(x, weight).sum().backward()
+    assert torch.equal(x.grad, torch.ones(3, 512, dtype=dtype) @ weight.get_original_weight())
+    assert type(weight.detach()) is HostNF4
 
 
 def test_memory_of_the_11b_model():

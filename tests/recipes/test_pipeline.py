@@ -20,8 +20,8 @@ from ift_components.models.build import build_for_inference
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.tiny import TINY_CHECKPOINT
 from ift_components.proxy import load_proxy
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 PROXY = "proxy_instruction.safetensors"
 

@@ -60,7 +60,9 @@ def test_names_order_speed_and_place_make_no_other_run(write_plan, tmp_path):
 
     def change(plan):
         rows = list(plan["rows"].items())
-        plan["rows"] = {("renamed" if name == "better method" else name): row for name, row in [*rows[:2], rows[2], rows[3]]}
+        plan["rows"] = {
+            ("renamed" if name == "better method" else name): row for name, row in [*rows[:2], rows[2], rows[3]]
+        }
         plan["output_dir"] = "elsewhere"
         plan["stages"]["tune"]["overrides"]["num_workers"] = 4
         plan["stages"]["tune"]["minutes"] = 7
@@ -81,7 +83,7 @@ def test_paths_typed_are_those_of_where_one_stands(write_plan, tmp_path):
         plan["stages"]["tune"]["overrides"]["start"] = "@base/weights.json"
         del plan["rows"]["baseline"]
 
-    with pytest.raises(UserError, match="give a value for paths.base"):
+    with pytest.raises(UserError, match=r"give a value for paths\.base"):
         load_plan(str(write_plan(change)), [])
     (tmp_path / "mine").mkdir()
     _, runs = planned(write_plan(change), "paths.base=mine", "output_dir=there")
@@ -130,7 +132,22 @@ def test_a_module_is_a_stage_too(write_plan):
 
 def test_overrides_are_read_back_as_they_are():
     assert flatten({"a": {"b": 1, "c.d": None}, "e": {}, "f": [1]}) == {"a.b": 1, "a.c.d": None, "e": {}, "f": [1]}
-    for value in ("plain", "a: b", "@x", "", "null", "3", "${data}", "What?\nThis.", "[1", 3, None, [1, "b"], True, 1e-5):
+    for value in (
+        "plain",
+        "a: b",
+        "@x",
+        "",
+        "null",
+        "3",
+        "${data}",
+        "What?\nThis.",
+        "[1",
+        3,
+        None,
+        [1, "b"],
+        True,
+        1e-5,
+    ):
         read = OmegaConf.to_container(OmegaConf.from_dotlist([f"k={override_text(value)}"]))
         assert read == {"k": value}
 

@@ -18,7 +18,7 @@ class Settings:
     output_dir: str = MISSING
     data: str = MISSING
     weights: str | None = None
-    questions: int = 90
+    questions: int = 240
     first: int = 0
     parser_version: int = 0
 

@@ -15,8 +15,8 @@ from ift_components.data.prepared import load_reports
 from ift_components.errors import ConfigError
 from ift_components.models import tiny_llama3_2_vision, tiny_vision_transform
 from ift_components.proxy import UpdateRule, random_theta
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.settings import check_settings
 
 SWITCHES = ["supervise_header=true", "proxy.raw_gradient=true", "proxy.alias=true", "resize=bilinear"]
 K, M, CLIP, STEPS = 8, 0.9, 1.0, 4

@@ -11,9 +11,9 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.models.forward import ResponseLoss
 from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.loop import gradient_norm, scale_gradients
-from ift_components.training.settings import check_settings
 from ift_components.training.setup import build_module
 
 

@@ -9,13 +9,19 @@ import torch
 from ift_components.distributed import World
 from ift_components.models import tiny_llama3_2_vision
 from ift_components.models.sharding import RECOMPUTED, checkpoint_activations
-from ift_components.models.trainable import FINE_TUNING, WARM_UP
+from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning
 from ift_components.proxy import UpdateRule
 from ift_components.training.activations import meta_model, traced_bytes
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.layout import settle_layout
-from ift_components.training.memory import activation_bytes, parameter_counts, peak_bytes, static_bytes
-from ift_components.training.settings import check_settings
+from ift_components.training.memory import (
+    activation_bytes,
+    parameter_counts,
+    peak_bytes,
+    quantised_bytes,
+    static_bytes,
+)
 
 
 @pytest.mark.parametrize(("dtype", "frozen_bytes"), [("fp32", 4), ("bf16", 2)])
@@ -113,6 +119,17 @@ def test_auto_recomputes_the_least_that_fits(train_config, world):
     assert chosen(10**12) == "none"
     assert chosen(int(peaks["none"] / 0.9) - 10**5) != "none"
     assert chosen(1) == "all"  # the least there is, with a line that says so
+
+
+def test_auto_traces_adapters_on_a_quantised_base_in_bf16(train_config, world):
+    options = ["activation_checkpointing=auto", "dtype=bf16", "model.num_layers=2", "frozen_dtype=nf4"]
+    tuning = Tuning.parse({"encoder": "lora", "fusion": "lora", "decoder": "lora"})
+    cfg = train_config(*options)
+    batch = next(epoch_batches(build_loader(cfg, world), 0, 1))[0]
+    model = meta_model(small, tuning, torch.bfloat16, batch.tokens.shape[1])
+    machine = Machine(world.rank, world.size, world.device, world.mesh)
+    Machine.free = int((peak_bytes(model, batch, torch.bfloat16) - quantised_bytes(model)) / 0.9) + 10**5
+    assert settle_layout(cfg, machine, tuning, batch).activation_checkpointing == "none"
 
 
 def test_what_is_named_is_taken_as_it_is(train_config, world):

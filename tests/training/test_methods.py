@@ -17,8 +17,8 @@ from ift_components.models.forward import Batch, ResponseLoss
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.models.trainable import METHODS, PARTS, Tuning, apply_tuning, part_parameters
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 MODEL = {"_component_": "ift_components.models.tiny_llama3_2_vision"}
 # Tuning, and the trained parameters by part by hand: width 96 in the encoder (4 layers, hidden 384), 128 in the decoder (6
@@ -280,10 +280,16 @@ def test_option_keeps_the_losses(train, tmp_path, tuning, options, tolerance):
     assert dtypes == {torch.float32}
 
 
-def test_two_processes_train_as_one(tune, prepared, train, tmp_path):
-    tuning = {"encoder": "dora", "fusion": "full", "decoder": {"method": "prefix", "tokens": 3}}
-    train(tuning, name="alone")
-    options = [f"data={prepared}", "num_workers=0", *OPTIONS[1:], node(tuning), f"output_dir={tmp_path / 'two'}"]
+@pytest.mark.parametrize(
+    ("tuning", "more"),
+    [
+        ({"encoder": "dora", "fusion": "full", "decoder": {"method": "prefix", "tokens": 3}}, []),
+        (dict.fromkeys(PARTS, "lora"), ["frozen_dtype=nf4"]),
+    ],
+)
+def test_two_processes_train_as_one(tune, prepared, train, tmp_path, *, tuning, more):
+    train(tuning, *more, name="alone")
+    options = [f"data={prepared}", "num_workers=0", *OPTIONS[1:], node(tuning), f"output_dir={tmp_path / 'two'}", *more]
     tune("--nproc_per_node", "2", "ift_recipe", "--config", "tiny_ift.yaml", *options, "batch_size=1", cwd=tmp_path)
     assert step_losses(tmp_path / "two") == pytest.approx(step_losses(tmp_path / "alone"), rel=1e-5)
     alone, two = load(tmp_path / "alone" / "adapter"), load(tmp_path / "two" / "adapter")

@@ -8,9 +8,9 @@ import torch
 from ift_components.data.dataset import collate
 from ift_components.models.trainable import FINE_TUNING
 from ift_components.proxy import UpdateRule
+from ift_components.training.checks import Stage
 from ift_components.training.data import build_loader, data_sources, epoch_batches
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import Stage
 
 REPORTS = "{_component_: ift_components.data.report_dataset, source: '${data}', split: train"
 QUESTIONS = "{_component_: ift_components.data.question_dataset, source: '${data}', split: val, questions_per_image: 3"

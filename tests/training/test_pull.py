@@ -6,9 +6,9 @@ import torch
 from ift_components.errors import ConfigError
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.models.trainable import Tuning, part_of
+from ift_components.training.checks import check_settings
 from ift_components.training.data import epoch_batches
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 
 def trained(train_config, world, *overrides):

@@ -9,16 +9,17 @@ import subprocess
 import time
 
 import pytest
-import torch
+import yaml
 from launching import launch
+from results import assert_identical, losses, weights
 from safetensors.torch import load_file
 
 from ift_components.errors import ConfigError, UserError
-from ift_components.models.trainable import FINE_TUNING
+from ift_components.models.trainable import FINE_TUNING, METHODS, Tuning
 from ift_components.proxy import UpdateRule, random_theta, save_proxy
 from ift_components.training.checkpoint import Checkpointer
+from ift_components.training.checks import Stage
 from ift_components.training.run import STOPPED, TrainingRun
-from ift_components.training.settings import Stage
 
 STEPS = 9
 OPTIONS = [
@@ -34,24 +35,6 @@ SCHEDULE = "lr_scheduler._component_=torchtune.training.lr_schedulers.get_cosine
 
 class KilledError(Exception):
     """Stands for a kill in tests that run in this process."""
-
-
-def weights(folder):
-    return {path.name: load_file(path) for path in (folder / "checkpoint").glob("*.safetensors")}
-
-
-def assert_identical(left, right):
-    assert left.keys() == right.keys()
-    for name, tensors in left.items():
-        assert tensors.keys() == right[name].keys()
-        for key, value in tensors.items():
-            assert torch.equal(value, right[name][key]), f"{name}: {key}"
-
-
-def losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [row["loss"] for row in rows]
 
 
 def run(cfg, world, *, stop_after=None):
@@ -400,3 +383,46 @@ def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file,
     finish(start(prepared, parts, *options, processes=processes))
     assert losses(parts) == losses(whole)
     assert_identical(weights(parts), weights(whole))
+
+
+METHODS_AND_MIXES = {
+    "full": ["tuning={encoder: full, fusion: full, decoder: full}"],
+    "scaffold": ["tuning={encoder: full, fusion: {method: scaffold, keep: 0.5}, decoder: frozen}"],
+    "lora": ["tuning={encoder: lora, fusion: lora, decoder: lora}"],
+    "lora, nf4": ["tuning={encoder: lora, fusion: lora, decoder: lora}", "frozen_dtype=nf4", "dtype=bf16"],
+    "dora": ["tuning={encoder: dora, fusion: dora, decoder: dora}"],
+    "ia3": ["tuning={encoder: ia3, fusion: ia3, decoder: ia3}"],
+    "ptuning_v2": ["tuning={encoder: ptuning_v2, fusion: ptuning_v2, decoder: ptuning_v2}"],
+    "prefix": ["tuning={encoder: frozen, fusion: full, decoder: prefix}"],
+}
+
+
+def test_every_method_is_killed_below():
+    used = {how.method for first, *_ in METHODS_AND_MIXES.values() for _, how in Tuning.parse(parsed(first)).items()}
+    assert used | {"frozen"} == set(METHODS)
+
+
+def parsed(override):
+    return yaml.safe_load(override.removeprefix("tuning="))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS_AND_MIXES)
+def test_every_method_goes_on_after_kills(prepared, tmp_path, proxy_file, name):
+    """Three kills at random moments each; what is saved and all losses are those of a run never stopped."""
+    generator = random.Random(name)
+    result = "checkpoint" if name in ("full", "scaffold") else "adapter"
+    options = [*METHODS_AND_MIXES[name], "batch_size=4", "checkpoint_every_steps=2", "epochs=6", "max_steps=24"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(start(prepared, whole, *options))
+    metrics = parts / "metrics.jsonl"
+    for least in (3, 9, 15):
+        process = start(prepared, parts, *options)
+        wait_for_steps(process, metrics, least + generator.randint(0, 5))
+        process.send(signal.SIGKILL)
+        process.wait()
+        assert not (parts / "run.json").exists()
+    finish(start(prepared, parts, *options))
+    assert losses(parts) == losses(whole)
+    assert len(losses(whole)) == 24
+    assert_identical(weights(parts, result), weights(whole, result))

@@ -11,10 +11,10 @@ from ift_components.data.dataset import DatasetContext, ReportDataset
 from ift_components.errors import ConfigError, DataError, UserError
 from ift_components.models import tiny_vision_transform
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, read_batches, trial_batches
 from ift_components.training.run import TrainingRun
 from ift_components.training.run_folder import RunFolder, input_hashes
-from ift_components.training.settings import check_settings
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from ift_components.errors import ConfigError
 from ift_components.models.hf_layout import read_weights
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
 from ift_components.models.trainable import part_of
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 
 START = f"checkpoint_dir={TINY_CHECKPOINT}"
 

@@ -15,10 +15,10 @@ from ift_components.models.hf_layout import hf_config, save_checkpoint
 from ift_components.models.tile_padding import set_tile_padding
 from ift_components.models.trainable import FINE_TUNING, WARM_UP, Tuning, apply_tuning
 from ift_components.proxy import UpdateRule, random_theta
+from ift_components.training.checks import Stage, check_settings
 from ift_components.training.data import build_loader, build_validation_loader, epoch_batches
 from ift_components.training.memory import communication_bytes
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import Stage, check_settings
 from ift_components.training.setup import build_module, leave_weights
 
 
@@ -228,7 +228,8 @@ from ift_components.distributed import distributed
 from ift_components.proxy import UpdateRule
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.loop import Trainer
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import build_module, build_optimizer, parameter_groups
 
 class Collectives(TorchDispatchMode):

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from ift_components.config import find_config, load_config
 from ift_components.errors import ConfigError, UserError
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.stages import StagedRun, load_stages, merge_nodes
 
 NAMES = ["fusion_alone", "both", "annealing"]

@@ -7,8 +7,8 @@ changed, and then the change says why and records them anew (the failing asserti
 import pytest
 
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.training.checks import check_settings
 from ift_components.training.data import build_loader, epoch_batches
-from ift_components.training.settings import check_settings
 
 TUNE = ("tiny_ift.yaml", f"proxy.path={TINY_PROXY}", "proxy.momentum=0.9")
 RUNS = {

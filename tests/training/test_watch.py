@@ -12,8 +12,8 @@ from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.models.hf_layout import read_weights
 from ift_components.models.tiny import TINY_CHECKPOINT, TINY_PROXY
+from ift_components.training.checks import check_settings
 from ift_components.training.run import TrainingRun
-from ift_components.training.settings import check_settings
 from ift_components.training.watch import Best
 
 COMPONENT = "ift_components.evaluation.watching.ValidationQuestions"

@@ -1,6 +1,7 @@
 """Metrics for reports of chest X-rays by the package RadEval, where it is installed."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol
 
 from ift_components.errors import ConfigError
@@ -49,4 +50,4 @@ def load_radeval(metrics: Sequence[str], private: str | None) -> Evaluator | Non
 def radeval_figures(evaluator: Evaluator, texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return RadEval's figures of texts against references, those that are numbers."""
     figures = evaluator(refs=list(references), hyps=list(texts))
-    return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in figures.items() if isinstance(value, Real)}
