@@ -116,7 +116,7 @@ class PlanSettings:
     """Folder of the table and of all runs; one in which the same or an earlier plan was run is gone on with."""
 
     runs_dir: str | None = None
-    """Folder of the runs, which plans may share: a run that several of them ask for is done once. Null is `runs` in `output_dir`."""
+    """Folder of the runs, which plans may share: what several of them ask for is done once. Null is `runs` in `output_dir`."""
 
     notes: str = ""
     """A paragraph above the table."""

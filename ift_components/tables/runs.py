@@ -23,8 +23,8 @@ from ift_components.evaluation.settings import EvalSettings
 from ift_components.evaluation.settings import check_settings as check_evaluation
 from ift_components.files import sha256
 from ift_components.tables.plan import DATA_STAGE, Dataset, Plan, Row, StageSettings, absolute, flatten
+from ift_components.training.checks import check_settings as check_training
 from ift_components.training.settings import TrainSettings
-from ift_components.training.settings import check_settings as check_training
 from ift_components.training.stages import PlannedStage
 
 _DIGITS = 10
