@@ -45,7 +45,7 @@ def _bars(plan: Plan, table: Table, folder: Path) -> list[Path]:
     paths = []
     for title in columns:
         shown: dict[str, dict[str, tuple[float, tuple[float, float]]]] = {}
-        for name, dataset in plan.datasets.items():
+        for name, dataset in plan.tabled.items():
             cells = {row.name: table.cells.get((row.name, name, title)) for row in plan.rows}
             shown[dataset.title] = {n: _bar(cell) for n, cell in cells.items() if cell is not None and cell.values}
         # Every dataset is a bar of a row, so that a row must have been run on all of them.
@@ -67,7 +67,7 @@ def _radars(plan: Plan, planned: Planned, folder: Path) -> list[Path]:
     if chosen is None and len(rows) > _MOST_LINES:
         return []
     paths = []
-    for name in plan.datasets:
+    for name in plan.tabled:
         lines, chance = {}, dict[str, float]()
         for row in rows:
             results = _results(plan, planned, row, name)
@@ -97,7 +97,7 @@ def _lines(plan: Plan, table: Table, folder: Path) -> list[Path]:
     paths = []
     for title in columns:
         series: dict[str, list[tuple[float, Cell]]] = {}
-        for name, dataset in plan.datasets.items():
+        for name, dataset in plan.tabled.items():
             for row in rows:
                 cell = table.cells.get((row.name, name, title))
                 if cell is not None and cell.values and row.x is not None:

@@ -122,9 +122,9 @@ def _summary(plan: Plan, table: Table) -> list[tuple[str, list[str], str]]:
     title, column = next(iter(plan.columns.items()))
     lines = []
     for row in plan.rows:
-        cells = [table.cells.get((row.name, name, title)) for name in plan.datasets]
+        cells = [table.cells.get((row.name, name, title)) for name in plan.tabled]
         means = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
-        average = number_text(mean(means), column) if len(means) == len(plan.datasets) else ""
+        average = number_text(mean(means), column) if len(means) == len(plan.tabled) else ""
         lines.append((row.name, [cell_text(cell, column) for cell in cells], average))
     return lines
 
@@ -146,7 +146,7 @@ def _values(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path],
         "refresh": REFRESH,
         "date": now(),
         "command": command_line(),
-        "summary": _summary(plan, table) if len(plan.datasets) > 1 else [],
+        "summary": _summary(plan, table) if len(plan.tabled) > 1 else [],
         "paper": paper,
         "tested": {
             title: any(c.p is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns
@@ -194,7 +194,7 @@ def write_tables(plan: Plan, planned: Planned, table: Table, figures: Sequence[P
 def _latex(plan: Plan, table: Table) -> str:
     """Return a tabular for each dataset: a row a row, a column a column, bold where it differs from the baseline by Holm."""
     blocks = []
-    for name, dataset in plan.datasets.items():
+    for name, dataset in plan.tabled.items():
         lines = [
             f"% {plan.settings.title}: {dataset.title}",
             rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}}}",

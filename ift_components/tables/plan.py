@@ -215,6 +215,11 @@ class Plan:
     columns: dict[str, ColumnSettings]
     baseline: str | None
 
+    @property
+    def tabled(self) -> dict[str, Dataset]:
+        """The datasets that a row runs on; others are there for stages to refer to."""
+        return {name: one for name, one in self.datasets.items() if any(name in row.datasets for row in self.rows)}
+
     def stage_of(self, column: ColumnSettings) -> str:
         """Return the stage whose file a column reads."""
         usual = [name for name, stage in self.settings.stages.items() if not stage.optional]
