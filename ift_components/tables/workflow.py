@@ -23,6 +23,7 @@ from snakemake.settings.types import (
     SchedulingSettings,
 )
 from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import write_text
@@ -32,6 +33,8 @@ from ift_components.tables.runs import PlannedRun
 
 _TIMES_LONGER = 3  # a cluster's time limit beside what a run is expected to take
 _PLUGIN = "snakemake_executor_plugin_slurm"
+_FIRST_LOOK = 10  # seconds after submission
+_SILENT = 100  # above every level: failures are shown from the runs' own logs
 
 
 def check_slurm(partition: str | None) -> None:
@@ -91,6 +94,21 @@ def _resources(plan: Plan, run: PlannedRun) -> dict[str, Any]:
     return wanted | run.settings.resources
 
 
+def _slurm_settings(plan: Plan) -> Any:
+    """Return the settings of Snakemake's plugin.
+
+    Without an account it is not to guess one. It asks sacct how jobs are, wherever that is installed, and would wait for ever
+    for one that keeps no accounts: squeue knows too.
+    """
+    sacct = subprocess.run(["sacct", "--noheader", "--starttime", "now"], capture_output=True, check=False)  # noqa: S607
+    settings = ExecutorPluginRegistry().get_plugin("slurm").settings_cls
+    return settings(
+        no_account=plan.settings.account is None,
+        init_seconds_before_status_checks=_FIRST_LOOK,
+        status_command="squeue" if sacct.returncode else "sacct",
+    )
+
+
 def run_workflow(plan: Plan, snakefile: Path) -> None:
     """Do all runs that are not done; one that fails does not stop those that do not need it.
 
@@ -106,6 +124,7 @@ def run_workflow(plan: Plan, snakefile: Path) -> None:
             dag = workflow.dag(DAGSettings(targets={"all"}, rerun_triggers={RerunTrigger.MTIME}, force_incomplete=True))
             dag.execute_workflow(
                 executor=plan.settings.executor,
+                executor_settings=_slurm_settings(plan) if slurm else None,
                 execution_settings=ExecutionSettings(
                     keep_going=True, lock=False, latency_wait=60 if slurm else 2, keep_metadata=False
                 ),
@@ -117,6 +136,3 @@ def run_workflow(plan: Plan, snakefile: Path) -> None:
         text = " ".join(str(error).split())
         if text and "At least one job did not complete successfully" not in text:
             raise UserError(f"snakemake: {text}") from error
-
-
-_SILENT = 100  # above every level: failures are shown from the runs' own logs

@@ -4,11 +4,15 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from launching import launch
+from slurm import Slurm, missing
 
 from ift_components.errors import UserError
 from ift_components.tables import engine
@@ -188,6 +192,41 @@ def test_a_full_disk_is_one_line(write_plan, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "write_json", full)
     with pytest.raises(UserError, match="out cannot be written: No space left on device; what is finished is kept"):
         engine.TableRun(plan).run()
+
+
+@pytest.mark.slow
+def test_a_plan_runs_on_slurm(write_plan, tmp_path, monkeypatch):
+    if missing() or os.geteuid() or importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("needs root, Debian's slurmctld, slurmd and munge, and snakemake-executor-plugin-slurm")
+
+    def change(plan):
+        small(plan)
+        for stage in plan["stages"].values():
+            stage["memory_gb"] = 0.1
+        plan["rows"]["method"]["tune"] = {"fail": True}
+
+    write_plan(change)
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    with Slurm(folder) as cluster:
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, cluster.environment[name])
+        # The plugin hides Slurm's variables from its jobs, which find the configuration in its usual place elsewhere.
+        srun = tmp_path / "srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        streams = tmp_path / "1", tmp_path / "2"
+        options = ["executor=slurm", "partition=all", "jobs=4"]
+        result = launch("ift_table_recipe", "--config", "plan.yaml", *options, cwd=tmp_path, streams=streams).wait()
+        assert "error: 1 of 5 runs failed and 1 are not done" in result.stderr, result.stderr + cluster.logs()
+        assert "  the loss is not a number\n" in result.stderr
+        states = [path for path in tmp_path.glob("out/runs/*/state.json") if "failed" in path.read_text()]
+        (states[0].parent / "out" / "place.json").write_text("2")
+        result = launch("ift_table_recipe", "--config", "plan.yaml", *options, cwd=tmp_path, streams=streams).wait()
+        assert result.returncode == 0, result.stderr + cluster.logs()
+    assert len(times(tmp_path)[0]) == 5
 
 
 @pytest.mark.slow
