@@ -1,10 +1,11 @@
 """From tables to verdicts, by rule.
 
-A claim that a row is higher shows if the difference is above 0 with p < 0.05 after Holm's correction; a claim that two rows are
-the same shows if the 95 % interval of the difference lies within the stated margin. Where one of both rows is its table's
-baseline, the table's own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou and
-Donner 2008, "Construction of confidence limits about effect measures", for independent estimates: too wide, if anything, for rows
-that were asked the same questions), and where a figure has no interval, of the seeds (Welch's t-test; images are not in it).
+A claim that a row is higher shows if the difference is above 0 with p < 0.05 after Holm's correction; a claim that two rows
+are the same shows if the 95 % interval of the difference lies within the stated margin. Where one of both rows is its table's
+baseline, the table's own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou
+and Donner 2008, "Construction of confidence limits about effect measures", for independent estimates: too wide, if anything,
+for rows that were asked the same questions), and where a figure has no interval, of the seeds (Welch's t-test; images are not
+in it).
 """
 
 import json
