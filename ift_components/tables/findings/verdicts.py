@@ -144,7 +144,8 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
             return f"'{cell['row']}' has no such figure"
     if comparison.first.plan == comparison.second.plan:
         if comparison.second.row == first.baseline and one["p_holm"] is not None:
-            return Measured(one["difference"], *one["difference_interval"], one["p_holm"], "paired")
+            low, high = one["difference_interval"]
+            return Measured(one["difference"], low, high, one["p_holm"], "paired")
         if comparison.first.row == first.baseline and other["p_holm"] is not None:
             low, high = other["difference_interval"]
             return Measured(-other["difference"], -high, -low, other["p_holm"], "paired")
