@@ -66,7 +66,8 @@ def find_config(name: str) -> Path:
     raise ConfigError(f"config '{name}' is neither a file nor a packaged config; packaged configs: {names}")
 
 
-def _suggest(key: str, names: Iterable[str]) -> str:
+def suggest(key: str, names: Iterable[str]) -> str:
+    """Return what a message about an unknown key ends with: the known name that is closest, and all of them."""
     names = sorted(names)
     close = difflib.get_close_matches(key, names, n=1)
     return (f"did you mean '{close[0]}'? " if close else "") + f"known: {', '.join(names)}"
@@ -184,7 +185,7 @@ def check_config(cfg: DictConfig, name: str, settings: type[Settings]) -> Settin
         checked = cast("Settings", OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         key = str(error.full_key)
-        raise ConfigError(f"{name}: unknown key '{key}'; {_suggest(key, [f.name for f in declared])}") from error
+        raise ConfigError(f"{name}: unknown key '{key}'; {suggest(key, [f.name for f in declared])}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}: {error.full_key}: {str(error).splitlines()[0]}") from error
     return checked
@@ -205,6 +206,34 @@ def _import_component(dotpath: str, where: str) -> Callable[..., Any]:
     if not callable(component):
         raise ConfigError(f"{where}._component_: '{dotpath}' is a {type(component).__name__}; expected a builder")
     return cast("Callable[..., Any]", component)
+
+
+def check_components(value: Any, where: str = "") -> None:
+    """Check that the components of a config can be imported and know the arguments that the config gives them by name.
+
+    Args:
+        value: a config as plain data, or a part of it.
+        where: its key, for messages.
+
+    Raises:
+        ConfigError: naming the component and the argument that nobody reads.
+    """
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_components(item, where)
+    if not isinstance(value, Mapping):
+        return
+    for key, item in value.items():
+        check_components(item, f"{where}.{key}" if where else str(key))
+    dotpath = value.get("_component_")
+    if not isinstance(dotpath, str):
+        return
+    parameters = inspect.signature(_import_component(dotpath, where)).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in value:
+        if key != "_component_" and key not in parameters:
+            raise ConfigError(f"{where}: {dotpath} has no argument '{key}'; {suggest(str(key), parameters)}")
 
 
 def instantiate(node: Mapping[str, Any], where: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +263,7 @@ def instantiate(node: Mapping[str, Any], where: str, /, *args: Any, **kwargs: An
         signature.bind(*args, **arguments)
     except TypeError as error:
         unknown = [key for key in arguments if key not in signature.parameters]
-        hint = f"; {_suggest(unknown[0], signature.parameters)}" if unknown else ""
+        hint = f"; {suggest(unknown[0], signature.parameters)}" if unknown else ""
         raise ConfigError(f"{where}: {dotpath}: {error}{hint}") from error
     return component(*args, **arguments)
 
@@ -264,6 +293,8 @@ def command(load: Callable[[str, list[str]], Loaded]) -> Callable[[Callable[[Loa
                 print(f"error{f' (rank {rank})' if rank else ''}: {error}", file=sys.stderr)
                 sys.exit(2)
 
+        # A plan of many runs checks their configs before the first starts.
+        run.load = load  # type: ignore[attr-defined]
         return run
 
     return decorate

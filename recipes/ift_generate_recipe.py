@@ -3,25 +3,8 @@
 tune run ift_generate_recipe --config generate.yaml data=PREPARED output_dir=OUT server.model=llama3.1
 """
 
-from dataclasses import dataclass
-
-from omegaconf import MISSING
-
 from ift_components.config import entry_point
-from ift_components.generation.build import GenerateOptions, generate
-
-
-@dataclass
-class GenerateSettings(GenerateOptions):
-    """The keys of a generate config; those of `GenerateOptions`, and where from and to.
-
-    Attributes:
-        data: prepared folder with captions.
-        output_dir: the prepared folder to write.
-    """
-
-    data: str = MISSING
-    output_dir: str = MISSING
+from ift_components.generation.build import GenerateSettings, generate
 
 
 @entry_point(GenerateSettings)

@@ -27,6 +27,7 @@ RECIPES = (
     "ift_judge_recipe",
     "ift_saliency_recipe",
     "ift_serve_recipe",
+    "ift_table_recipe",
     "tiny_pretrain",
 )
 

@@ -23,7 +23,7 @@ Bar = tuple[float, tuple[float, float]]  # a share and its interval
 
 
 @contextmanager
-def _plain_text() -> Iterator[None]:
+def plain_text() -> Iterator[None]:
     """Draw names as they are: matplotlib would read what stands between dollar signs as a formula, and refuse a wrong one."""
     with rc_context({"text.parse_math": False, "text.usetex": False}):
         yield
@@ -37,7 +37,7 @@ def _legend(figure: Figure, artists: Sequence[Any], columns: int = 3) -> None:
         text.set_text(artist.get_gid())
 
 
-@_plain_text()
+@plain_text()
 def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]) -> str | None:
     """Draw accuracies by attribute as a radar chart, like the paper's Fig. 5.
 
@@ -84,7 +84,7 @@ def _picture(canvas: FigureCanvasAgg) -> str:
     return data_url(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 
-@_plain_text()
+@plain_text()
 def interval_bars(
     groups: Mapping[str, Mapping[str, Bar]],
     marks: Mapping[str, Mapping[str, float | None]],
@@ -147,7 +147,7 @@ def interval_bars(
     return _picture(canvas)
 
 
-@_plain_text()
+@plain_text()
 def grouped_bars(scores: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
     """Draw scores as groups of bars, a group a measure and a bar a run, and write them as a PNG.
 

@@ -11,7 +11,7 @@ import numpy as np
 from ift_components.errors import DataError
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.tasks import CHOICE, CONTROLS, FREE
-from ift_components.statistics import Floats, compare_methods, holm, mcnemar, mean
+from ift_components.statistics import Floats, MethodComparison, compare_methods, holm, mcnemar, mean, wilson_interval
 
 _HALF = 0.5
 _LAYOUT = ("tiles", "tile_padding", "resize")
@@ -133,15 +133,22 @@ def clusters_of(items: Sequence[Item]) -> list[tuple[str, str]]:
     return [(item.dataset, item.image_id) for item in items]
 
 
+def _classes(items: Sequence[Item]) -> tuple[list[tuple[str, str]], dict[tuple[str, str], float]]:
+    """Return the class of each multiple-choice question, its attribute and right answer, and the classes' weights.
+
+    A class weighs 1 / (attributes * its attribute's classes): the mean over attributes of means over their classes.
+    """
+    classes = [(item.attribute, item.answer_text) for item in items]
+    numbers = Counter(name for name, _ in set(classes))
+    return classes, {cell: 1 / (len(numbers) * numbers[cell[0]]) for cell in classes}
+
+
 def _choices(sides: _Sides, items: Sequence[Item]) -> dict[str, Any]:
     """Return the comparison on multiple-choice questions: in all, balanced, macro and by attribute."""
     by_attribute: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_attribute[item.attribute].append(item)
-    # A class weighs 1 / (attributes * its attribute's classes): the mean over attributes of means over their classes.
-    classes = [(item.attribute, item.answer_text) for item in items]
-    numbers = Counter(name for name, _ in set(classes))
-    weights = {cell: 1 / (len(by_attribute) * numbers[cell[0]]) for cell in classes}
+    classes, weights = _classes(items)
     return {
         **sides.compared(items),
         "balanced": sides.compared(items, cells=classes, weights=weights),
@@ -267,3 +274,87 @@ def method_bar(runs: Sequence[Run], items: Sequence[Item]) -> tuple[float, tuple
     values = np.array([run.scores("correct", items) for run in runs])
     found = compare_methods(np.zeros((1, len(items))), values, clusters_of(items))
     return found.difference, (max(0.0, found.low), min(1.0, found.high))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure of results.json is made of: the questions, what is counted of each, and how it is averaged.
+
+    Attributes:
+        items: the questions.
+        score: `correct` or `recall`.
+        cells: cells whose means are averaged; None takes the plain mean.
+        weights: the cells' weights; None weighs them alike.
+    """
+
+    items: list[Item]
+    score: str = "correct"
+    cells: list[Any] | None = None
+    weights: Mapping[Any, float] | None = None
+
+    def values(self, runs: Sequence[Run]) -> Floats:
+        """Return what each question earned in each run, [runs, questions]."""
+        return np.array([run.scores(self.score, self.items) for run in runs])
+
+    def compared(self, first: Sequence[Run], second: Sequence[Run]) -> MethodComparison:
+        """Return the second method's figure less the first's, with what images and seeds leave uncertain.
+
+        Raises:
+            DataError: if the runs were read, shown or asked differently.
+        """
+        for run in (*first[1:], *second):
+            check_alike(first[0], run)
+        clusters = clusters_of(self.items)
+        return compare_methods(self.values(first), self.values(second), clusters, self.cells, self.weights)
+
+    def interval(self, runs: Sequence[Run]) -> tuple[float, float]:
+        """Return the 95 % interval of a method's figure that its images and seeds leave, within 0 and 1.
+
+        Where all answers are right, or all wrong, nothing spreads: Wilson's over the images stands in.
+        """
+        clusters = clusters_of(self.items)
+        nothing = np.zeros((1, len(self.items)))
+        spread = compare_methods(nothing, self.values(runs), clusters, self.cells, self.weights)
+        if spread.low == spread.high:
+            return wilson_interval(spread.difference, len(set(clusters)))
+        return max(0.0, spread.low), min(1.0, spread.high)
+
+
+def measure_of(run: Run, key: str) -> Measure | None:
+    """Return what a figure of results.json is made of; None for one that is no mean over questions.
+
+    Args:
+        run: an evaluation with the figure.
+        key: its dotted key: `accuracy`, `balanced_accuracy`, `macro_accuracy`, `attributes.NAME.accuracy`,
+            `unrelated.NAME.accuracy`, `free.accuracy`, `free.open_accuracy`, `free.sets.NAME.closed_accuracy`,
+            `free.open_recall` and the like.
+    """
+    group, _, figure = key.rpartition(".")
+    own = [item for item in run.items.values() if item.dataset not in run.unrelated]
+    choices, free = ([item for item in own if item.task == task.name] for task in (CHOICE, FREE))
+    if group == "free" or group.startswith("free.sets."):
+        name = group.removeprefix("free.sets.")
+        free = [item for item in free if group == "free" or item.dataset == name]
+        return _free_measure(free, figure)
+    if group.startswith("attributes."):
+        choices = [item for item in choices if item.attribute == group.removeprefix("attributes.")]
+    elif group.startswith("unrelated."):
+        choices = [i for i in run.items.values() if i.dataset == group.removeprefix("unrelated.") and i.options]
+    elif group:
+        return None
+    if not choices:
+        return None
+    if figure == "balanced_accuracy":
+        return Measure(choices, "correct", *_classes(choices))
+    if figure == "macro_accuracy":
+        return Measure(choices, "correct", [item.attribute for item in choices])
+    return Measure(choices) if figure == "accuracy" else None
+
+
+def _free_measure(items: list[Item], figure: str) -> Measure | None:
+    kind, _, what = figure.rpartition("_")
+    if kind:
+        items = [item for item in items if item.kind == kind]
+    if not items or kind not in ("", "open", "closed") or what not in ("accuracy", "recall"):
+        return None
+    return Measure(items, "recall" if what == "recall" else "correct")

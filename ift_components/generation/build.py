@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from ift_components.config import instantiate
 from ift_components.data.build import FILES
 from ift_components.data.checks import run_checks
@@ -56,6 +58,19 @@ class GenerateOptions:
     imported: ImportOptions = field(default_factory=ImportOptions)
     filters: dict[str, Any] = field(default_factory=dict)
     review: ReviewOptions = field(default_factory=ReviewOptions)
+
+
+@dataclass
+class GenerateSettings(GenerateOptions):
+    """The keys of a generate config; those of `GenerateOptions`, and where from and to.
+
+    Attributes:
+        data: prepared folder with captions.
+        output_dir: the prepared folder to write.
+    """
+
+    data: str = MISSING
+    output_dir: str = MISSING
 
 
 @dataclass(frozen=True)

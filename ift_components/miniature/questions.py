@@ -1,13 +1,19 @@
-"""Open questions about cells and tasks about shapes, as a file of free questions that the evaluation reads."""
+"""Open questions about cells and tasks about shapes, as a file of free questions that the evaluation reads.
 
+python -m ift_components.miniature.questions FOLDER DATA [--count 300] [--seed 0]
+"""
+
+import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ift_components.data.prepared import load_reports
+from ift_components.errors import UserError
 from ift_components.files import write_text
 from ift_components.miniature import tasks
 from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_scenes
@@ -50,3 +56,21 @@ def write_questions(folder: Path, prepared: str | Path, *, count: int, seed: int
     path = folder / "questions.jsonl"
     write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def main() -> None:
+    """Write the questions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="gets questions.jsonl and the images")
+    parser.add_argument("data", help="prepared folder with attributes")
+    parser.add_argument("--count", type=int, default=300, help="questions of each of the two sets")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        print(write_questions(args.folder, args.data, count=args.count, seed=args.seed))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,12 @@
 """The supervised limit: the same vision encoder with one linear head an attribute, trained on the attribute table itself.
 
-    python -m ift_components.miniature.reference DATA OUT [--epochs 4] [--seed 0] [--split test] [key=value ...]
+    python -m ift_components.miniature.reference DATA OUT [--epochs 4] [--seed 0] [--split test] [--no-evaluation] \
+        [key=value ...]
 
 It reads no words, so its scores say how much of each attribute the encoder can learn to see in these images, beside which the
 answers of a tuned model can be read. `key=value` changes `tiny_eval.yaml`, whose `model`, `checkpoint_dir` and `tokenizer` it
-starts from. Leaves `OUT/reference.safetensors` and `OUT/evaluation`, on the questions of any evaluation, for a comparison.
+starts from. Leaves `OUT/reference.safetensors` and `OUT/evaluation`, on the questions of any evaluation, for a comparison; with
+`--no-evaluation` the file alone, which an evaluation then names as its `predictor.path`.
 """
 
 import argparse
@@ -268,12 +270,16 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="test", help="split that is asked about (default test)")
+    parser.add_argument("--no-evaluation", action="store_true", help="train only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to tiny_eval.yaml")
     args = parser.parse_intermixed_args()
     try:
         cfg = load_config("tiny_eval.yaml", [f"data={args.data}", *args.overrides], EvalSettings)
         require_new_folder(args.out, "OUT").mkdir(parents=True, exist_ok=True)
         path = train_reference(cfg, args.out, ReferenceOptions(epochs=args.epochs, lr=args.lr, seed=args.seed))
+        if args.no_evaluation:
+            print(path)
+            return
         predictor = f"predictor._component_={__spec__.name}.ReferencePredictor"
         asked = [
             f"data={args.data}",

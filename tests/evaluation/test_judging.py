@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +34,8 @@ from ift_components.evaluation.judging.settings import JudgeSettings
 from ift_components.evaluation.judging.subjects import PADDING, read_evaluation
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.run import Evaluation
+from ift_components.miniature.scripted import ScriptedServer
+from ift_components.miniature.scripted import texts_of as parts
 
 PLACES = ("liver", "left lung", "right kidney", "spleen", "pancreas", "brain stem")
 IMAGES = 30
@@ -65,13 +66,6 @@ def write_evaluation(folder, answer, *, private=False, label=None, images=IMAGES
     return folder
 
 
-def parts(prompt):
-    """Return reference and answers out of a prompt of the named templates."""
-    told = re.search(r"Reference \(right by definition\):\n(.*?)\n\nAnswer", prompt, re.DOTALL)[1]
-    answers = re.findall(r"Answer(?: to be judged| A| B):\n(.*?)\n\n", prompt, re.DOTALL)
-    return told, answers
-
-
 def share(told, answer):
     """Return the share of the reference's words in an answer, as a grade."""
     words = set(told.split())
@@ -90,41 +84,18 @@ def fair(prompt):
     return f"Some words agree.\nGrade: {grades[0]}"
 
 
-class Judge:
-    """An OpenAI-compatible server whose replies a function scripts by model; it keeps what it was asked."""
+class Judge(ScriptedServer):
+    """Judges whose replies a function scripts by model."""
 
     def __init__(self):
-        self.requests = []
         self.scripts = {}
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                pass
-
-            def do_POST(handler):  # noqa: N805
-                request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                with lock:
-                    self.requests.append(request)
-                reply = self.scripts.get(request["model"], fair)(request["messages"][0]["content"])
-                status, body = reply if isinstance(reply, tuple) else (200, reply)
-                if status == 200:
-                    body = json.dumps({"choices": [{"message": {"content": body}}]})
-                handler.send_response(status)
-                handler.send_header("Content-Length", str(len(body.encode())))
-                handler.end_headers()
-                handler.wfile.write(body.encode())
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        super().__init__(lambda request: self.scripts.get(request["model"], fair)(request["messages"][0]["content"]))
 
 
 @pytest.fixture
 def judge():
-    made = Judge()
-    yield made
-    made.server.shutdown()
+    with Judge() as made:
+        yield made
 
 
 @pytest.fixture

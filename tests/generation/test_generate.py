@@ -18,7 +18,7 @@ from ift_components.data.builders import image_text
 from ift_components.data.mcq import QuestionOptions
 from ift_components.data.prepared import load_questions, load_reports, read_manifest
 from ift_components.errors import ConfigError, DataError, UserError
-from ift_components.generation.build import generate
+from ift_components.generation.build import GenerateSettings, generate
 from ift_components.generation.filters import (
     Candidate,
     apply_filters,
@@ -100,7 +100,7 @@ def captions(tmp_path_factory):
 
 def config(captions, out, *overrides):
     paths = [f"data={captions}", f"output_dir={out}", f"replies={out.parent / 'replies.jsonl'}"]
-    return load_config("generate.yaml", [*paths, "server.retries=0", *overrides], ift_generate_recipe.GenerateSettings)
+    return load_config("generate.yaml", [*paths, "server.retries=0", *overrides], GenerateSettings)
 
 
 def run(captions, out, *overrides):

@@ -1,0 +1,233 @@
+"""A table as HTML, Markdown, LaTeX, CSV and JSON."""
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ift_components.config import command_line
+from ift_components.files import write_json, write_text
+from ift_components.pages import environment, now, tex
+from ift_components.statistics import mean, rounded
+from ift_components.tables.cells import Cell, Table
+from ift_components.tables.folder import LOG, Progress, State, last_lines, progress_of
+from ift_components.tables.plan import ColumnSettings, Plan
+from ift_components.tables.runs import Planned, PlannedRun
+
+REFRESH = 30
+"""Seconds after which a page that is being written is loaded anew; it is written at least as often."""
+
+_TAIL = 8
+_MINUTE = 60
+_SIGNIFICANT = 0.05
+_CSV_HEAD = (
+    "row", "dataset", "column", "unit", "seeds", "planned", "mean", "sd", "low", "high", "paper", "difference",
+    "difference_low", "difference_high", "p", "p_holm", "values",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as the page shows it."""
+
+    run: PlannedRun
+    progress: Progress
+    waits_for: str | None
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines of a log that ended badly."""
+        return last_lines(self.run.folder / LOG, _TAIL)
+
+    @property
+    def took(self) -> str:
+        """How long it took so far, as text."""
+        seconds = self.progress.facts.get("seconds")
+        return duration(seconds) if seconds else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = seconds / _MINUTE
+    return f"{minutes:.0f} min" if minutes < 2 * _MINUTE else f"{minutes / _MINUTE:.1f} h"
+
+
+def shown_runs(planned: Planned) -> list[Shown]:
+    """Return all runs and how far they are; one whose input failed waits for it."""
+    shown: dict[str, Shown] = {}
+    for run in planned.runs.values():
+        blocked = [
+            shown[needed].waits_for or needed
+            for needed in run.needs
+            if shown[needed].waits_for or shown[needed].progress.state is State.FAILED
+        ]
+        shown[run.id] = Shown(run, progress_of(run.folder), blocked[0] if blocked else None)
+    return list(shown.values())
+
+
+def number_text(value: float | None, column: ColumnSettings) -> str:
+    """Return a figure as the table prints it: a share in percent, a number as it is."""
+    if value is None:
+        return ""
+    if column.unit == "percent":
+        return f"{100 * value:.{1 if column.digits is None else column.digits}f}"
+    if column.digits is None:
+        return f"{value:.0f}" if value == int(value) else f"{value:.3f}"
+    return f"{value:.{column.digits}f}"
+
+
+def cell_text(cell: Cell | None, column: ColumnSettings, plus_minus: str = "±") -> str:
+    """Return mean and standard deviation; `...` where runs are still to come."""
+    if cell is None or cell.planned == 0:
+        return ""
+    if cell.mean is None:
+        return "" if cell.finished == cell.planned else "..."
+    spread = f" {plus_minus} {number_text(cell.sd, column)}" if cell.sd is not None else ""
+    missing = f" ({len(cell.values)} of {cell.planned})" if cell.finished < cell.planned else ""
+    return f"{number_text(cell.mean, column)}{spread}{missing}"
+
+
+def interval_text(cell: Cell | None, column: ColumnSettings) -> str:
+    """Return the interval over images and seeds."""
+    if cell is None or cell.interval is None:
+        return ""
+    low, high = cell.interval
+    return f"{number_text(low, column)} to {number_text(high, column)}"
+
+
+def difference_text(cell: Cell | None, column: ColumnSettings) -> str:
+    """Return the difference to the baseline with its interval and p-value corrected by Holm."""
+    if cell is None or cell.difference is None or cell.difference_interval is None or cell.p_holm is None:
+        return ""
+    scale = 100 if column.unit == "percent" else 1
+    low, high = cell.difference_interval
+    return f"{scale * cell.difference:+.1f} ({scale * low:+.1f} to {scale * high:+.1f}), p = {cell.p_holm:.2g}"
+
+
+def seeds_text(plan: Plan, table: Table, row: str, dataset: str) -> str:
+    """Return how many runs a row's first cells are the mean of."""
+    counts = [
+        len(cell.values) for title in plan.columns if (cell := table.cells.get((row, dataset, title))) is not None
+    ]
+    return str(max(counts, default=0) or "")
+
+
+def _summary(plan: Plan, table: Table) -> list[tuple[str, list[str], str]]:
+    """Return each row's first column on every dataset, and their mean where all are there."""
+    title, column = next(iter(plan.columns.items()))
+    lines = []
+    for row in plan.rows:
+        cells = [table.cells.get((row.name, name, title)) for name in plan.tabled]
+        means = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
+        average = number_text(mean(means), column) if len(means) == len(plan.tabled) else ""
+        lines.append((row.name, [cell_text(cell, column) for cell in cells], average))
+    return lines
+
+
+def _values(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path], *, running: bool) -> dict[str, Any]:
+    shown = shown_runs(planned)
+    counts = {state: sum(one.progress.state is state for one in shown) for state in State}
+    paper = {
+        title: any(c.paper is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns
+    }
+    return {
+        "plan": plan,
+        "table": table,
+        "runs": shown,
+        "counts": counts,
+        "total": len(shown),
+        "failed": [one for one in shown if one.progress.state is State.FAILED],
+        "running": running,
+        "refresh": REFRESH,
+        "date": now(),
+        "command": command_line(),
+        "summary": _summary(plan, table) if len(plan.tabled) > 1 else [],
+        "paper": paper,
+        "tested": {
+            title: any(c.p is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns
+        },
+        "figures": [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in figures],
+        "figure_files": [path.name for path in figures],
+        "cell_text": cell_text,
+        "interval_text": interval_text,
+        "difference_text": difference_text,
+        "number_text": number_text,
+        "seeds_text": seeds_text,
+    }
+
+
+def write_status(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path] = (), *, running: bool) -> None:
+    """Write `table.html`: the table as far as it is, and how far every run is.
+
+    Args:
+        plan: the plan.
+        planned: its runs.
+        table: their figures.
+        figures: pictures to show.
+        running: whether a process is at work, that will write the page again.
+    """
+    page = environment("ift_components.tables").get_template("table.html")
+    write_text(plan.output / "table.html", page.render(_values(plan, planned, table, figures, running=running)))
+
+
+def write_tables(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path]) -> None:
+    """Write `table.html`, `table.md`, `table.tex`, `table.csv` and `table.json`."""
+    values = _values(plan, planned, table, figures, running=False)
+    templates = environment("ift_components.tables")
+    for name in ("table.html", "table.md"):
+        write_text(plan.output / name, templates.get_template(name).render(values))
+    write_text(plan.output / "table.tex", _latex(plan, table))
+    write_text(plan.output / "table.csv", _csv(plan, table))
+    rows = [
+        {"row": row, "dataset": dataset, "column": title, **cell.to_dict()}
+        for (row, dataset, title), cell in table.cells.items()
+    ]
+    content = {"title": plan.settings.title, "baseline": plan.baseline, "cells": rows, "notes": table.notes}
+    write_json(plan.output / "table.json", rounded(content))
+
+
+def _latex(plan: Plan, table: Table) -> str:
+    """Return a tabular for each dataset: a row a row, a column a column, bold where it differs from the baseline by Holm."""
+    blocks = []
+    for name, dataset in plan.tabled.items():
+        lines = [
+            f"% {plan.settings.title}: {dataset.title}",
+            rf"\begin{{tabular}}{{l{'r' * len(plan.columns)}}}",
+            r"\hline",
+        ]
+        heads = [tex(title) + (r" (\%)" if column.unit == "percent" else "") for title, column in plan.columns.items()]
+        lines += [" & ".join(["", *heads]) + r" \\", r"\hline"]
+        for row in plan.rows:
+            if name not in row.datasets:
+                continue
+            cells = []
+            for title, column in plan.columns.items():
+                cell = table.cells[row.name, name, title]
+                text = cell_text(cell, column, r"$\pm$")
+                significant = cell.p_holm is not None and cell.p_holm < _SIGNIFICANT
+                cells.append((rf"\textbf{{{text}}}" if significant else text) or "--")
+            lines.append(" & ".join([tex(row.name), *cells]) + r" \\")
+        blocks.append("\n".join([*lines, r"\hline", r"\end{tabular}"]))
+    note = (
+        "% mean and standard deviation over seeds; bold: differs from the baseline, p < 0.05 after Holm's correction\n"
+    )
+    return note + "\n\n".join(blocks) + "\n"
+
+
+def _csv(plan: Plan, table: Table) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_HEAD)
+    for (row, dataset, title), cell in table.cells.items():
+        ends, sides = cell.interval or ("", ""), cell.difference_interval or ("", "")
+        unit = "share" if plan.columns[title].unit == "percent" else "number"
+        figures = [cell.mean, cell.sd, *ends, cell.paper, cell.difference, *sides, cell.p, cell.p_holm]
+        texts = ["" if value is None else f"{value:.8g}" if isinstance(value, float) else value for value in figures]
+        every = " ".join(f"{value:.8g}" for value in cell.values)
+        writer.writerow([row, dataset, title, unit, len(cell.values), cell.planned, *texts, every])
+    return buffer.getvalue()
