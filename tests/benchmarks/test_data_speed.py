@@ -27,7 +27,7 @@ SENTENCES = (
 
 
 def run(*arguments: str) -> tuple[float, float, float]:
-    """Run the data recipe; returns the wall and processor time in seconds and the peak memory in GB of the heaviest run so far."""
+    """Run the data recipe; returns wall and processor time in seconds and the peak memory in GB of the heaviest run so far."""
     tune = shutil.which("tune", path=str(Path(sys.executable).parent)) or "tune"
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([tune, "run", "ift_data_recipe", *arguments], capture_output=True, text=True, check=False)
