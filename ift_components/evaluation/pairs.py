@@ -73,6 +73,11 @@ def check_alike(first: Run, second: Run) -> None:
     Raises:
         DataError: naming the key or question in which they differ.
     """
+    _check_reading(first, second)
+    _check_questions(first, second)
+
+
+def _check_reading(first: Run, second: Run) -> None:
     ours, theirs = first.results, second.results
     differing = [key for key in ("parser", "parser_version") if ours.get(key) != theirs.get(key)]
     values = {key: (ours.get(key), theirs.get(key)) for key in differing}
@@ -84,7 +89,6 @@ def check_alike(first: Run, second: Run) -> None:
         values |= {key: (a, b) for key in _LAYOUT if (a := configs[0].get(key)) != (b := configs[1].get(key))}
     for key, (mine, other) in values.items():
         raise DataError(f"compare: {first.name} has {key}={mine}, {second.name} {key}={other}; evaluate them alike")
-    _check_questions(first, second)
 
 
 def _check_questions(first: Run, second: Run) -> None:
@@ -100,10 +104,12 @@ def _check_questions(first: Run, second: Run) -> None:
                 f"'{alone[0][2]}' was asked in one of them only; evaluate the same questions"
             )
         for key in sorted(ours):
-            mine, other = sides[0][key], sides[1][key]
-            asked = [(item.prompt, item.options, item.answer_text, item.image_id, item.kind) for item in (mine, other)]
-            if asked[0] != asked[1]:
+            if _asked(sides[0][key]) != _asked(sides[1][key]):
                 raise DataError(f"compare: {first.name} and {second.name} ask question '{key[2]}' differently")
+
+
+def _asked(item: Item) -> tuple[Any, ...]:
+    return item.prompt, item.options, item.answer_text, item.image_id, item.kind
 
 
 @dataclass(frozen=True)
@@ -281,12 +287,14 @@ class Measure:
     """What a figure of results.json is made of: the questions, what is counted of each, and how it is averaged.
 
     Attributes:
+        key: the figure's dotted key.
         items: the questions.
         score: `correct` or `recall`.
         cells: cells whose means are averaged; None takes the plain mean.
         weights: the cells' weights; None weighs them alike.
     """
 
+    key: str
     items: list[Item]
     score: str = "correct"
     cells: list[Any] | None = None
@@ -299,11 +307,21 @@ class Measure:
     def compared(self, first: Sequence[Run], second: Sequence[Run]) -> MethodComparison:
         """Return the second method's figure less the first's, with what images and seeds leave uncertain.
 
+        Questions that the figure is not made of may have been asked in one of them only.
+
         Raises:
-            DataError: if the runs were read, shown or asked differently.
+            DataError: if the runs were read or shown differently, or asked other questions.
         """
         for run in (*first[1:], *second):
-            check_alike(first[0], run)
+            _check_reading(first[0], run)
+            other = measure_of(run, self.key)
+            mine, theirs = ({i.key: _asked(i) for i in items} for items in (self.items, other.items if other else []))
+            differing = sorted(key[2] for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+            if differing:
+                raise DataError(
+                    f"compare: {self.key}: {first[0].name} has {len(mine)} questions, {run.name} {len(theirs)}; "
+                    f"'{differing[0]}' is not the same in both; evaluate the same questions"
+                )
         clusters = clusters_of(self.items)
         return compare_methods(self.values(first), self.values(second), clusters, self.cells, self.weights)
 
@@ -335,7 +353,7 @@ def measure_of(run: Run, key: str) -> Measure | None:
     if group == "free" or group.startswith("free.sets."):
         name = group.removeprefix("free.sets.")
         free = [item for item in free if group == "free" or item.dataset == name]
-        return _free_measure(free, figure)
+        return _free_measure(key, free, figure)
     if group.startswith("attributes."):
         choices = [item for item in choices if item.attribute == group.removeprefix("attributes.")]
     elif group.startswith("unrelated."):
@@ -345,16 +363,16 @@ def measure_of(run: Run, key: str) -> Measure | None:
     if not choices:
         return None
     if figure == "balanced_accuracy":
-        return Measure(choices, "correct", *_classes(choices))
+        return Measure(key, choices, "correct", *_classes(choices))
     if figure == "macro_accuracy":
-        return Measure(choices, "correct", [item.attribute for item in choices])
-    return Measure(choices) if figure == "accuracy" else None
+        return Measure(key, choices, "correct", [item.attribute for item in choices])
+    return Measure(key, choices) if figure == "accuracy" else None
 
 
-def _free_measure(items: list[Item], figure: str) -> Measure | None:
+def _free_measure(key: str, items: list[Item], figure: str) -> Measure | None:
     kind, _, what = figure.rpartition("_")
     if kind:
         items = [item for item in items if item.kind == kind]
     if not items or kind not in ("", "open", "closed") or what not in ("accuracy", "recall"):
         return None
-    return Measure(items, "recall" if what == "recall" else "correct")
+    return Measure(key, items, "recall" if what == "recall" else "correct")

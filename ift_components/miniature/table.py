@@ -1,9 +1,9 @@
 """The model card's tables from finished evaluations: `python -m ift_components.miniature.table EVALUATION EVALUATION ...`.
 
 Evaluations of one label are the seeds of a method, and make a row: knowing (what the model's own reports say) beside telling
-(what it answers when asked), what is left of unrelated tasks, and what a constant answer reaches. Accuracy comes with the 95 %
-interval that images and seeds leave, the rest with the standard deviation over the seeds. `--attributes` says for each
-attribute what reports and answers reach, so that one sees which of the two it is lost in.
+(what it answers when asked, and what of it is left with another image's pixels), open questions, unrelated tasks, and what a
+constant answer reaches. Accuracy comes with the 95 % interval that images and seeds leave, the rest with the standard deviation
+over the seeds. `--attributes` says for each attribute what reports and answers reach: which of the two it is lost in.
 """
 
 import argparse
@@ -14,11 +14,23 @@ from ift_components.errors import DataError, UserError
 from ift_components.evaluation.compare import read_runs
 from ift_components.evaluation.pairs import Run, check_alike, method_bar
 from ift_components.evaluation.records import Item
-from ift_components.miniature.questions import UNRELATED
+from ift_components.miniature.questions import OPEN, UNRELATED
 from ift_components.miniature.scores import correct
 from ift_components.statistics import mean, mean_sd
 
-_COLUMNS = ("method", "seeds", "accuracy", "balanced", "read-out", "gap", "constant", "well-formed", "unrelated")
+_COLUMNS = (
+    "method",
+    "seeds",
+    "accuracy",
+    "balanced",
+    "other image",
+    "read-out",
+    "gap",
+    "constant",
+    "well-formed",
+    "open",
+    "unrelated",
+)
 
 
 def _figures(run: Run) -> dict[str, float]:
@@ -26,13 +38,16 @@ def _figures(run: Run) -> dict[str, float]:
     results = run.results
     following = results["instruction_following"]
     dependence = following.get("instruction_dependence") or {}
+    asked = results.get("free", {}).get("sets", {})
     figures = {
         "balanced": results.get("balanced_accuracy"),
+        "other image": (results.get("image_control") or {}).get("accuracy"),
         "read-out": dependence.get("read_out_accuracy"),
         "gap": dependence.get("gap"),
         "constant": len(results["constant"]),
         "well-formed": results.get("well_formed"),
-        "unrelated": correct(results, UNRELATED) if UNRELATED in results.get("free", {}).get("sets", {}) else None,
+        "open": correct(results, OPEN) if OPEN in asked else None,
+        "unrelated": correct(results, UNRELATED) if UNRELATED in asked else None,
     }
     return {name: float(value) for name, value in figures.items() if value is not None}
 

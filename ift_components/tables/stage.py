@@ -74,9 +74,13 @@ def _start(folder: Path, spec: dict[str, Any]) -> int:
         with subprocess.Popen(  # noqa: S603 (the plan's own command)
             command, cwd=spec["cwd"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         ) as process:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda sent, _frame: process.send_signal(sent))
-            return process.wait()
+            numbers = (signal.SIGTERM, signal.SIGINT)
+            before = [signal.signal(number, lambda sent, _frame: process.send_signal(sent)) for number in numbers]
+            try:
+                return process.wait()
+            finally:
+                for number, handler in zip(numbers, before, strict=True):
+                    signal.signal(number, handler)
 
 
 def main() -> None:

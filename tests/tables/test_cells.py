@@ -152,8 +152,8 @@ def test_rows_that_were_asked_otherwise_are_not_compared(ended):
 
     plan, planned = ended(change)
     table = make_table(plan, planned, complete=True)
-    assert len(table.notes) == 2  # the better method is like it
-    assert table.notes[0].startswith("method is not compared: baseline has 240 multiple-choice questions, method 240;")
+    assert len(table.notes) == 4  # accuracy and balanced accuracy; the better method is like it
+    assert table.notes[0].startswith("method is not compared: accuracy: baseline has 240 questions, method 240; 'q0'")
     assert table.cells["method", "toys", "accuracy"].p is None
     assert table.cells["method", "toys", "accuracy"].interval is not None
     assert table.cells["untuned", "toys", "accuracy"].p_holm is not None
