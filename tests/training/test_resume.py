@@ -361,12 +361,12 @@ def test_two_processes_resume_as_one(prepared, tmp_path, proxy_file):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file, processes, sent):
     """Kill every process, workers too, at random moments of real runs, resume, and compare with a run never stopped."""
-    generator = random.Random(processes)
+    generator, steps = random.Random(processes), 240
     options = [
         "batch_size=4" if processes == 1 else "batch_size=2",
         "checkpoint_every_steps=3",
-        "epochs=20",
-        "max_steps=90",
+        "epochs=50",
+        f"max_steps={steps}",
         "num_workers=1",
     ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -375,8 +375,9 @@ def test_twenty_kills_end_with_identical_weights(prepared, tmp_path, proxy_file,
     for _ in range(20):
         process = start(prepared, parts, *options, processes=processes)
         reached = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        wait_for_steps(process, metrics, max(1, min(reached + generator.randint(0, 5), 88)))
+        wait_for_steps(process, metrics, max(1, min(reached + generator.randint(0, 5), steps - 2)))
         time.sleep(generator.uniform(0, 0.3))
+        assert process.running(), f"it ended before it was killed: {process.output}"
         process.send(sent)
         process.wait()
         assert not (parts / "run.json").exists()
