@@ -114,3 +114,12 @@ def test_claims_name_what_plans_have():
             assert set(test.datasets) <= set(plan["datasets"])
     packaged = {name for name in PLANS if name.endswith("_tiny.yaml")}
     assert {side.plan for test in tests for side in (test.first, test.second)} == packaged
+
+
+@pytest.mark.slow
+def test_plans_of_one_paper_share_their_runs(tmp_path):
+    ids = []
+    for name in ("table1_tiny.yaml", "table2_tiny.yaml"):
+        row = plan_runs(load(name, tmp_path, "seeds=[0]")).cells["InstFree", "wbcatt"]
+        ids.append({key: row[key] for key in ("warmup", "tune", "evaluate")})
+    assert ids[0] == ids[1]
