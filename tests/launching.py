@@ -94,6 +94,8 @@ class Launch:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to every process and what it started."""
         for rank in self.ranks:
+            while rank.exitcode is None and os.getpgid(rank.pid) != rank.pid:
+                time.sleep(0.01)  # it has just been forked and has no group of its own yet
             os.killpg(rank.pid, number)
 
     def wait(self) -> subprocess.CompletedProcess[str]:
