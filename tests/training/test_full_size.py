@@ -35,4 +35,4 @@ def test_failed_stage_is_named_with_the_end_of_its_log(tmp_path):
     result = start(tmp_path, check=False)
     assert result.returncode == 1
     assert "warm-up: ended with 2; the end of" in result.stderr
-    assert "checkpoint_dir" in result.stderr or "data" in result.stderr
+    assert "is not a prepared folder" in result.stderr
