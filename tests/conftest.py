@@ -1,6 +1,7 @@
 """What many tests share: a drawn dataset, prepared folders, a process group of one, the real data if it is there."""
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from ift_components.config import load_config
 from ift_components.distributed import World, distributed
 from ift_components.training.settings import TrainSettings
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control does that to what it runs by `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

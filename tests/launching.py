@@ -42,9 +42,6 @@ def tune_command(*arguments: str) -> list[str]:
 
 def _enter(cwd: Path, environment: dict[str, str], streams: tuple[Path, Path]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # what a process has that nobody forked
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where a shell without job control runs tests by `&`
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()

@@ -58,7 +58,7 @@ class _Padded(Dataset[Sample]):
 
     def __init__(self, dataset: TrainingDataset) -> None:
         self._dataset = dataset
-        self.sources, self.pictures = dataset.sources, dataset.pictures
+        self.sources, self.pictures = dataset.sources, getattr(dataset, "pictures", None)
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -15,7 +15,8 @@ from ift_components.config import load_config
 from ift_components.distributed import distributed
 from ift_components.training import setup
 from ift_components.training.activations import LiveBytes
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 
 cfg = load_config("tiny_ift.yaml", sys.argv[1:], TrainSettings)
 stage = check_settings(cfg)

@@ -217,10 +217,10 @@ def test_a_signal_during_a_step_ends_the_run_after_it(config, world):
     training.prepare()
     loss = training.trainer.loss
 
-    def signalled(batch):
+    def signalled(batch, **more):
         if training.trainer.steps == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(batch)
+        return loss(batch, **more)
 
     training.trainer.loss = signalled
     with pytest.raises(SystemExit):

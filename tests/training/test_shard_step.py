@@ -87,7 +87,8 @@ from ift_components.config import load_config
 from ift_components.distributed import distributed
 from ift_components.training.data import build_loader, epoch_batches
 from ift_components.training.loop import Trainer
-from ift_components.training.settings import TrainSettings, check_settings
+from ift_components.training.checks import check_settings
+from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import build_module, build_optimizer, parameter_groups
 from ift_components.training.shard_step import squared_norms
 
