@@ -87,18 +87,18 @@ def image_spans(chunk: tuple[int, bytes], images: Sequence[bytes | None]) -> "ar
         None if one is not found: pages are compressed, or stored in another encoding.
     """
     start, content = chunk
-    spans, known, end = array("q"), dict[bytes, int](), 0
+    spans, place_of, end = array("q"), dict[bytes, int](), 0
     for image in images:
         if image is None:
             spans.extend((0, -1))
             continue
-        if image not in known:
+        if image not in place_of:
             stored = struct.pack("<I", len(image)) + image
             place = end if content.startswith(stored, end) else content.find(stored)
             if place < 0:
                 return None
-            known[image], end = start + place + 4, place + len(stored)
-        spans.extend((known[image], len(image)))
+            place_of[image], end = start + place + 4, place + len(stored)
+        spans.extend((place_of[image], len(image)))
     return spans
 
 

@@ -183,7 +183,9 @@ def _table_of_choices(results: dict[str, Any]) -> str:
     width = max(map(len, [*results["attributes"], "attribute"]))
     lines = ["  ".join(["attribute".ljust(width), *columns])]
     for name, rates in [*results["attributes"].items(), ("all", results)]:
-        cells = [f"{rates[c]:.3f}" if isinstance(rates[c], float) else str(rates[c]) for c in columns]
+        # An attribute may lack a figure that the whole has: under a limit none of its images need have a report.
+        found = (rates.get(column, "") for column in columns)
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in found]
         padded = (cell.rjust(len(column)) for cell, column in zip(cells, columns, strict=True))
         lines.append("  ".join([name.ljust(width), *padded]))
     low, high = results["interval"]

@@ -32,7 +32,7 @@ _OUTPUT = "@output"
 # How fast and where something is computed, not what: these do not make another run of it.
 _NO_MATTER = (
     "output_dir", "resume", "device", "num_workers", "workers", "checkpoint_every_steps", "keep_last", "spare_dir",
-    "activation_checkpointing", "activation_offloading", "frozen_weights", "metric_logger", "label",
+    "activation_checkpointing", "activation_offloading", "frozen_weights", "keep_encoded", "metric_logger", "label",
 )  # fmt: skip
 _FLAG = ("ift_warmup_recipe", "ift_recipe", "ift_stages_recipe")
 _ITSELF = ("ift_data_recipe", "ift_eval_recipe", "ift_judge_recipe", "ift_generate_recipe")

@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ift_components.evaluation.metrics import consistency, image_control, summarise
 from ift_components.evaluation.records import Item, Prediction
+from ift_components.evaluation.results import table
 
 
 def row(number, attribute, options, answer, predicted, *, run=0, circular_group=None, **scores):
@@ -164,3 +165,15 @@ def test_image_control_by_hand():
     assert found["difference_interval"][0] < 0.5 < found["difference_interval"][1]
     assert found["attributes"] == {"size": 0.5}
     assert image_control(rows, [], draws=5, seed=0) is None
+
+
+def test_reports_of_some_images_only():
+    """Under a limit no image of an attribute need have a report: its place in the table is empty."""
+    rows = [row(0, "size", SIZE, 0, 0, read_out_correct=True), row(1, "size", SIZE, 1, 0, read_out_correct=False)]
+    found = summarise([*rows, row(2, "colour", COLOUR, 0, 0)], draws=50)
+    assert found["read_out_accuracy"] == found["attributes"]["size"]["read_out_accuracy"] == 0.5
+    assert "read_out_accuracy" not in found["attributes"]["colour"]
+    head, colour, size, _ = (line.split() for line in table(found).splitlines()[:4])
+    assert head[-1] == "read_out_accuracy"
+    assert size[-1] == "0.500"
+    assert len(colour) == len(size) - 1
