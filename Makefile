@@ -32,7 +32,9 @@ check: lint types test
 
 # The method on the miniature: drawn smears, or real WBCAtt images with `make demo DATA=path/to/wbcatt`.
 demo: setup
-	$(BIN)/python -m ift_components.miniature.demo $(RUNS) $(DATA)
+	$(BIN)/python -m ift_components.smears $(RUNS)/contact_sheet.png
+	$(BIN)/tune run ift_table_recipe --config demo.yaml output_dir=$(RUNS) \
+		$(if $(DATA),'~datasets.smears' datasets.wbcatt.root=$(DATA),'~datasets.wbcatt')
 
 clean:
 	rm -rf .venv runs

@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ift_components.files import atomic_path
 from ift_components.pages import data_url, printable, tex
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
@@ -145,37 +143,6 @@ def interval_bars(
     _legend(figure, [artist for artist in (*axes.patches, *axes.collections) if artist.get_gid()])
     figure.tight_layout(rect=(0, (0.25 + 0.2 * ((len(groups) + len(marks) + 2) // 3)) / height, 1, 1))
     return _picture(canvas)
-
-
-@plain_text()
-def grouped_bars(scores: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
-    """Draw scores as groups of bars, a group a measure and a bar a run, and write them as a PNG.
-
-    Args:
-        scores: for each run, its shares (0 to 1) by measure; all have the same measures.
-        path: the file to write.
-        title: the chart's title.
-    """
-    measures = list(next(iter(scores.values())))
-    width = 0.8 / len(scores)
-    figure = Figure(figsize=(8, 4.2), dpi=130)
-    canvas = FigureCanvasAgg(figure)
-    axes: Any = figure.add_subplot()
-    for index, (label, values) in enumerate(scores.items()):
-        places = [place + (index - (len(scores) - 1) / 2) * width for place in range(len(measures))]
-        heights = [values[name] for name in measures]
-        bars = axes.bar(places, heights, width * 0.92, color=COLOURS[index % len(COLOURS)])
-        bars.patches[0].set_gid(printable(label))
-        axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7, padding=1)
-    axes.set_xticks(range(len(measures)), [printable(name) for name in measures])
-    axes.set_ylim(0, 1.08)
-    axes.set_ylabel("share of answers")
-    axes.set_title(printable(title), fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    _legend(figure, [artist for artist in axes.patches if artist.get_gid()], len(scores))
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.18)
-    with atomic_path(path) as temporary:
-        canvas.print_figure(temporary, format="png")
 
 
 def latex_rows(groups: Mapping[str, Mapping[str, tuple[float, float | None]]]) -> str:

@@ -1,6 +1,6 @@
 """Open questions about cells and tasks about shapes, as a file of free questions that the evaluation reads.
 
-python -m ift_components.miniature.questions FOLDER DATA [--count 300] [--seed 0]
+python -m ift_components.miniature.questions FOLDER DATA [--split test] [--count 300] [--seed 0]
 """
 
 import argparse
@@ -21,14 +21,15 @@ from ift_components.miniature.scenes import SCENE_SCHEMA, draw_scenes, sample_sc
 OPEN, UNRELATED = "open questions", "unrelated tasks"
 
 
-def write_questions(folder: Path, prepared: str | Path, *, count: int, seed: int = 0) -> Path:
-    """Write open questions about a prepared folder's test images, and open and yes/no questions about drawn shapes.
+def write_questions(folder: Path, prepared: str | Path, *, count: int, seed: int = 0, split: str = "test") -> Path:
+    """Write open questions about a prepared folder's images, and open and yes/no questions about drawn shapes.
 
     Args:
         folder: gets `questions.jsonl` and the images.
         prepared: a prepared folder with attributes.
         count: questions of each of the two sets, an image each.
         seed: seed of attributes asked, wording and shapes.
+        split: whose images are asked about.
 
     Returns:
         The path of `questions.jsonl`; `set` in its rows is `open questions` or `unrelated tasks`.
@@ -36,7 +37,7 @@ def write_questions(folder: Path, prepared: str | Path, *, count: int, seed: int
     rng, generator = random.Random(seed), np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    reports = load_reports(prepared, "test")
+    reports = load_reports(prepared, split)
     for number, row in enumerate(reports.select(range(min(count, len(reports))))):
         values = {item["name"]: item["value"] for item in row["attributes"]}
         question, answer = tasks.ask(values, {}, rng)
@@ -63,11 +64,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="gets questions.jsonl and the images")
     parser.add_argument("data", help="prepared folder with attributes")
+    parser.add_argument("--split", default="test", help="whose images are asked about")
     parser.add_argument("--count", type=int, default=300, help="questions of each of the two sets")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        print(write_questions(args.folder, args.data, count=args.count, seed=args.seed))
+        print(write_questions(args.folder, args.data, count=args.count, seed=args.seed, split=args.split))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from ift_components.errors import ConfigError, UserError
 from ift_components.files import locked, sha256, write_json, write_text
-from ift_components.tables.cells import make_table
+from ift_components.tables.cells import Table, make_table
 from ift_components.tables.figures import draw_figures
 from ift_components.tables.folder import CONFIG, DONE, LOG, SPEC, State, last_lines, progress_of
-from ift_components.tables.pages import REFRESH, Shown, duration, shown_runs, write_status, write_tables
+from ift_components.tables.pages import REFRESH, Shown, duration, plain_table, shown_runs, write_status, write_tables
 from ift_components.tables.plan import Plan
 from ift_components.tables.runs import Planned, PlannedRun, plan_runs
 
@@ -75,7 +75,7 @@ class TableRun:
                 "rows that changed",
                 file=sys.stderr,
             )
-        _report(plan, planned)
+        _report(plan, planned, table)
 
 
 def _check_engine(plan: Plan) -> None:
@@ -176,8 +176,8 @@ class Watch:
         print(f"[{finished} of {len(marks)}] {run_id}: {state}{took}", file=sys.stderr, flush=True)
 
 
-def _report(plan: Plan, planned: Planned) -> None:
-    """Say where the table is.
+def _report(plan: Plan, planned: Planned, table: Table) -> None:
+    """Print the table and say where it is.
 
     Raises:
         UserError: if runs failed or were interrupted, after their logs' last lines have been printed.
@@ -188,7 +188,7 @@ def _report(plan: Plan, planned: Planned) -> None:
         print(f"\n{one.run.id} (for {'; '.join(one.run.rows)}) failed:", file=sys.stderr)
         for line in last_lines(one.run.folder / LOG):
             print(f"  {line}", file=sys.stderr)
-    print(f"table: {plan.output / 'table.html'}")
+    print(f"\n{plain_table(plan, table)}\n\ntable: {plan.output / 'table.html'}")
     left = [one for one in shown if one.progress.state is not State.FINISHED]
     if left:
         logs = f"; logs: {failed[0].run.folder / LOG}{' and others' if len(failed) > 1 else ''}" if failed else ""

@@ -117,6 +117,24 @@ def seeds_text(plan: Plan, table: Table, row: str, dataset: str) -> str:
     return str(max(counts, default=0) or "")
 
 
+def plain_table(plan: Plan, table: Table) -> str:
+    """Return the table as plain text, for a terminal: a block a dataset."""
+    blocks = []
+    for name, dataset in plan.tabled.items():
+        lines = [[dataset.title, *plan.columns]]
+        for row in plan.rows:
+            if name in row.datasets:
+                cells = [cell_text(table.cells[row.name, name, key], column) for key, column in plan.columns.items()]
+                lines.append([row.name, *cells])
+        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+        texts = [
+            [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
+            for line in lines
+        ]
+        blocks.append("\n".join("  ".join(line) for line in texts))
+    return "\n\n".join(blocks)
+
+
 def _summary(plan: Plan, table: Table) -> list[tuple[str, list[str], str]]:
     """Return each row's first column on every dataset, and their mean where all are there."""
     title, column = next(iter(plan.columns.items()))

@@ -1,10 +1,12 @@
 """Accuracy against time for 1, 2, 4 and 8 responses an image: `python tests/benchmarks/time_to_accuracy.py PREPARED OUT`.
 
-Fine-tunes the miniature on a prepared folder once for every number of responses and every seed, all on as many images, and
-asks the validation questions on the way. Leaves `OUT/curves.png`, validation balanced accuracy against the time of training
-and against the encoder's passes (images), means over seeds with every seed behind, and prints when each mean first reached
-some accuracies. Runs that are there are not repeated, those that were cut short go on. The time of looking is left out: a
-step before a look counts as the median of the others. Further arguments are overrides of the config.
+Fine-tunes the miniature on a prepared folder once for every number of responses and every seed and asks the validation
+questions ten times on the way. `--steps` is one number for all, or one for each number of responses, e.g. such that all
+take as long. Leaves `OUT/curves.png`, validation balanced accuracy against the time of training and against the encoder's
+passes (images), means over seeds with every seed behind, and prints when each mean first reached some accuracies. Runs that
+are there are not repeated, those that were cut short go on. Time is the median pace of the steps without a look, so that
+neither looks nor what else the machine did for a while counts. Further arguments are overrides of the config, in which
+`{seed}` stands for the seed.
 """
 
 import argparse
@@ -23,15 +25,20 @@ from matplotlib import pyplot as plt
 MEASURE = "val_balanced"
 
 
-def train(args, responses, seed):
+LOOKS = 10
+
+
+def train(args, responses, steps, seed):
     """Run one fine-tuning unless it is finished; returns its folder."""
+    every = max(1, steps // LOOKS)
     folder = args.out / f"responses_{responses}_seed_{seed}"
     if not (folder / "run.json").is_file():
         overrides = [f"data={args.prepared}", f"output_dir={folder}", f"seed={seed}", "resume=true"]
-        overrides += [f"dataset.responses_per_image={responses}", f"max_steps={args.steps}", f"epochs={args.steps}"]
-        overrides += [f"val_questions_every_steps={args.every}", f"checkpoint_every_steps={args.every}", "keep_last=1"]
+        overrides += [f"dataset.responses_per_image={responses}", f"max_steps={steps}", f"epochs={steps}"]
+        overrides += [f"val_questions_every_steps={every}", f"checkpoint_every_steps={every}", "keep_last=1"]
         overrides += ["val_questions._component_=ift_components.evaluation.watching.ValidationQuestions"]
-        overrides += ["val_questions.data=${data}", f"val_questions.limit={args.limit}", *args.overrides]
+        overrides += ["val_questions.data=${data}", f"val_questions.limit={args.limit}"]
+        overrides += [text.replace("{seed}", str(seed)) for text in args.overrides]
         tune = Path(sys.executable).with_name("tune")
         subprocess.run([tune, "run", "ift_recipe", "--config", args.config, *overrides], check=True)
     return folder
@@ -40,12 +47,9 @@ def train(args, responses, seed):
 def points(folder):
     """Return a run's looks: seconds of training, images through the encoder and the measure, a triple each."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    durations = [row["samples"] / row["samples_per_second"] for row in rows]
-    usual = statistics.median(d for d, row in zip(durations, rows, strict=True) if MEASURE not in row)
-    seconds = accumulate(usual if MEASURE in row else d for d, row in zip(durations, rows, strict=True))
+    pace = statistics.median(1 / row["samples_per_second"] for row in rows if MEASURE not in row)  # seconds an image
     images = accumulate(row["samples"] for row in rows)
-    looks = zip(seconds, images, rows, strict=True)
-    return [(time, seen, row[MEASURE]) for time, seen, row in looks if MEASURE in row]
+    return [(pace * seen, seen, row[MEASURE]) for seen, row in zip(images, rows, strict=True) if MEASURE in row]
 
 
 def average(runs):
@@ -112,13 +116,15 @@ def main():
     parser.add_argument("--config", default="tiny_ift.yaml")
     parser.add_argument("--responses", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--every", type=int, default=25, help="steps between looks")
+    parser.add_argument("--steps", type=int, nargs="+", default=[400])
     parser.add_argument("--limit", type=int, default=300, help="validation questions a look")
     args = parser.parse_intermixed_args()
     args.prepared, args.out = args.prepared.resolve(), args.out.resolve()
     # Seeds outside, so that what disturbs the machine for a while does not disturb one setting alone.
-    folders = {(n, seed): train(args, n, seed) for seed in args.seeds for n in args.responses}
+    settings = dict(
+        zip(args.responses, args.steps * len(args.responses) if len(args.steps) == 1 else args.steps, strict=True)
+    )
+    folders = {(n, seed): train(args, n, steps, seed) for seed in args.seeds for n, steps in settings.items()}
     curves = {n: [points(folders[n, seed]) for seed in args.seeds] for n in args.responses}
     draw(curves, args.out / "curves.png")
     print(table(curves))
