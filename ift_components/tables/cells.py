@@ -12,8 +12,9 @@ from ift_components.evaluation.compare import read_run
 from ift_components.evaluation.pairs import Run, measure_of
 from ift_components.statistics import holm, mean_sd
 from ift_components.tables.folder import State, progress_of
-from ift_components.tables.plan import ColumnSettings, Plan, Row
+from ift_components.tables.plan import Plan, Row
 from ift_components.tables.runs import Planned
+from ift_components.tables.settings import ColumnSettings
 
 TRAINED_SHARE = "trained_share"
 _KEPT = 512  # files whose content is kept, by their time

@@ -15,8 +15,9 @@ from ift_components.pages import printable
 from ift_components.statistics import mean
 from ift_components.tables.cells import Cell, Table
 from ift_components.tables.folder import State, progress_of
-from ift_components.tables.plan import ColumnSettings, Plan, Row
+from ift_components.tables.plan import Plan, Row
 from ift_components.tables.runs import Planned
+from ift_components.tables.settings import ColumnSettings
 
 _MOST_LINES = 6  # of a radar: more cannot be told apart
 

@@ -14,8 +14,9 @@ from ift_components.pages import environment, now, tex
 from ift_components.statistics import mean, rounded
 from ift_components.tables.cells import Cell, Table
 from ift_components.tables.folder import LOG, Progress, State, last_lines, progress_of
-from ift_components.tables.plan import ColumnSettings, Plan
+from ift_components.tables.plan import Plan
 from ift_components.tables.runs import Planned, PlannedRun
+from ift_components.tables.settings import ColumnSettings
 
 REFRESH = 30
 """Seconds after which a page that is being written is loaded anew; it is written at least as often."""

@@ -22,7 +22,8 @@ from ift_components.errors import ConfigError, UserError
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.evaluation.settings import check_settings as check_evaluation
 from ift_components.files import sha256
-from ift_components.tables.plan import DATA_STAGE, Dataset, Plan, Row, StageSettings, absolute, flatten
+from ift_components.tables.plan import DATA_STAGE, Dataset, Plan, Row, absolute, flatten
+from ift_components.tables.settings import StageSettings
 from ift_components.training.checks import check_settings as check_training
 from ift_components.training.settings import TrainSettings
 from ift_components.training.stages import PlannedStage
