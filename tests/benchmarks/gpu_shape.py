@@ -43,6 +43,7 @@ from ift_components.training.memory import peak_bytes, quantised_bytes
 from ift_components.training.setup import offload_activations, parameter_groups
 
 K, RESPONSE, BF16 = 8, 60, torch.bfloat16
+_BLOCK = 2**20  # numbers that are drawn; weights repeat them
 TUNINGS = {
     "warm-up": WARM_UP,
     "fine-tuning": FINE_TUNING,
@@ -101,13 +102,21 @@ def make_batch(setting, side):
     return collate(samples, transform)
 
 
+def fill(matrix):
+    """Fill a matrix with one random block again and again: to draw billions of numbers takes a CPU longer than the steps."""
+    flat = matrix.view(-1)
+    block = torch.randn(min(_BLOCK, flat.numel()), device=flat.device).mul_(0.02).to(flat.dtype)
+    for piece in flat.split(_BLOCK):
+        piece.copy_(block[: piece.numel()])
+
+
 @torch.no_grad()
 def draw(model):
     """Fill weights: matrices at random, norms with 1, gates open."""
     for name, parameter in model.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if local.dim() > 1:
-            local.normal_(std=0.02)
+            fill(local)
         elif name.endswith("bias"):
             local.zero_()
         else:
