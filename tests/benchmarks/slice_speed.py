@@ -4,14 +4,14 @@ A slice has every width of the 11B model (encoder 1,280 with 1,601 tokens, langu
 projection from 7,680, a vocabulary of 128,256) and one or two layers of each kind. A whole optimizer step is timed on slices
 that differ by one layer; the difference is what a layer of that kind costs in its role (frozen, trained, recomputed), its share
 of the optimizer included. Times the number of layers, and with what is left of the smallest slice, that is the step at full
-depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step.
+depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step, on a CPU
+`--together` of them. Slices that `--out` has are not measured again. On a CPU set THP_MEM_ALLOC_ENABLE=1 (large pages).
 
 What the authors' way is says `authors_way.py`: all in one dtype, every trainable weight gets its gradient in the warm-up too.
 """
 
 import argparse
 import json
-import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def time_slice(layers, world, args):
     # Ways of one stage are compared; all of them at a time, which keep a model each, are too much for a small machine.
     names = [name for name in WAYS if not args.only or args.only in name]
     by_stage = [[name for name in names if WAYS[name].stage == stage] for stage in BASES]
-    size = len(WAYS) if cuda else 2
+    size = len(WAYS) if cuda else args.together
     groups = [group[start : start + size] for group in by_stage for start in range(0, len(group), size)]
     for group in groups:
         steps = {}
@@ -105,7 +105,8 @@ def time_slice(layers, world, args):
                     seconds.setdefault(name, []).append((time.perf_counter() - start) / args.steps)
         steps = step = None
         free(world)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    # Slices are subtracted from one another: the fastest round is the one that the machine disturbed least.
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def project(kinds, rest, layers):
@@ -140,18 +141,24 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds a slice")
     parser.add_argument("--steps", type=int, default=1, help="steps a round")
+    parser.add_argument(
+        "--together", type=int, default=2, help="ways that take turns on a CPU, each of them a model in memory"
+    )
     parser.add_argument("--only", help="ways whose name contains this")
     parser.add_argument("--tiny", action="store_true", help="a sixteenth of the widths")
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
     with distributed("cuda" if torch.cuda.is_available() and not args.cpu else "cpu") as world:
-        measured = {}
+        kept = args.out.with_suffix(".slices.json") if args.out else None  # a slice is not measured again
+        measured = json.loads(kept.read_text()) if kept and kept.is_file() else {}
         wanted = [SMALLEST, TWO_LANGUAGE, *(bigger for bigger, _ in SLICES.values()), DEEPER]
         for layers in wanted:
             key = json.dumps(layers)
             if key not in measured:
                 measured[key] = time_slice(layers, world, args)
                 print(f"measured {layers}: {measured[key]}", flush=True)
+                if kept:
+                    kept.write_text(json.dumps(measured, indent=1))
         record = {
             "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
