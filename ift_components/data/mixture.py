@@ -107,12 +107,13 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
             `{attribute: NAME}` (see `balance`). `weight` is a number or `{start, end, from}` (see `Weight`). `loss_weight`, 1
             if it is not there, is how much each of its response tokens counts in the loss.
         epochs: of the run (`${epochs}` in a config), for the progress that weights depend on.
-        samples: n, samples of one epoch; None takes as many as all sources together have.
+        samples: n, samples of one epoch; a source's name for so many that every epoch goes once through that source (in the mean
+            over the run, where weights change); None takes as many as all sources together have.
         tested_on: prepared folders that the model will be tested on, to look for leaks into them too.
 
     Raises:
-        ConfigError: if there is no source, a weight is negative, all are 0 at some point of the run, or a source's own
-            arguments are wrong.
+        ConfigError: if there is no source, a weight is negative, all are 0 at some point of the run, `samples` names no source or
+            one that is never drawn, or a source's own arguments are wrong.
         DataError: if a source's data are.
     """
 
@@ -124,17 +125,17 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         *,
         sources: Mapping[str, Any],
         epochs: int,
-        samples: int | None = None,
+        samples: int | str | None = None,
         tested_on: Sequence[str] = (),
     ) -> None:
         for key, value in (("epochs", epochs), ("samples", samples)):
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ConfigError(f"dataset.{key}: {value} is below 1")
         if not isinstance(sources, Mapping) or not sources:
             raise ConfigError("dataset.sources: names no source; give NAME: {weight: 1.0, dataset: {_component_: ...}}")
         self._seed, self._epochs, self._epoch = context.seed, epochs, 0
         self._mixed = [_source(str(name), node, context) for name, node in sources.items()]
-        self._size = samples if samples is not None else sum(len(source.dataset) for source in self._mixed)
+        self._size = self._once_through(samples) if isinstance(samples, str) else samples or self._all_samples()
         self._tested_on = [Path(folder) for folder in tested_on]
         self.sources = tuple(source.name for source in self._mixed)
         self.has_slots = any(source.dataset.has_slots for source in self._mixed)
@@ -145,13 +146,32 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         self._counts = np.stack([self._count(epoch) for epoch in range(epochs)])  # [epochs, sources]
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        """Return the number of the source of every sample of an epoch, [n]."""
-        progress = (epoch + (np.arange(self._size) + 0.5) / self._size) / self._epochs
-        bounds = np.cumsum([source.weight.at(progress) for source in self._mixed], axis=0)  # [sources, n]
+    def _all_samples(self) -> int:
+        return sum(len(source.dataset) for source in self._mixed)
+
+    def _once_through(self, name: str) -> int:
+        """Return the samples of an epoch that, in the mean over the run, holds as many of a source as that has."""
+        names = [source.name for source in self._mixed]
+        if name not in names:
+            raise ConfigError(f"dataset.samples: '{name}' is neither a number nor a source; sources: {', '.join(names)}")
+        number = names.index(name)
+        bounds = self._bounds((np.arange(self._all_samples()) + 0.5) / self._all_samples())
+        share = float((np.diff(bounds, axis=0, prepend=0.0)[number] / bounds[-1]).mean())
+        if share == 0:
+            raise ConfigError(f"dataset.samples: '{name}' has the weight 0 throughout; name a source that is drawn")
+        return round(len(self._mixed[number].dataset) / share)
+
+    def _bounds(self, progress: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sources' weights summed up, at each of some points of the run, [sources, points]."""
+        bounds = np.cumsum([source.weight.at(progress) for source in self._mixed], axis=0)
         if not (bounds[-1] > 0).all():
             at = progress[np.argmin(bounds[-1])]
             raise ConfigError(f"dataset.sources: all weights are 0 at {at:.0%} of the run; one has to be above 0")
+        return bounds
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        """Return the number of the source of every sample of an epoch, [n]."""
+        bounds = self._bounds((epoch + (np.arange(self._size) + 0.5) / self._size) / self._epochs)
         drawn = np.random.default_rng((self._seed, epoch)).random(self._size) * bounds[-1]
         return (drawn >= bounds).sum(axis=0)
 

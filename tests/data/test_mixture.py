@@ -91,6 +91,20 @@ def test_share_of_a_source_follows_its_weight(context):
     assert notes[2].endswith(f"{counts['b'] / 5:.2f} times its 5; weight 0.02 to 0.5 from 80% on")
 
 
+def test_an_epoch_goes_once_through_the_named_source(context):
+    sources = {"a": source(0.8, 6169), "b": source(0.2, 2000)}
+    dataset = mixture(context, sources=sources, epochs=2, samples="a")
+    assert len(dataset) == 7711  # 6,169 are four fifths of it
+    sources = {"a": source({"start": 1, "end": 0}, 300), "b": source({"start": 0, "end": 1}, 50)}
+    assert len(mixture(context, sources=sources, epochs=2, samples="a")) == 600  # half of the run in the mean
+    for samples, message in (
+        ("c", "dataset.samples: 'c' is neither a number nor a source; sources: a, b"),
+        ("b", "dataset.samples: 'b' has the weight 0 throughout"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mixture(context, sources={"a": source(1.0), "b": source(0)}, epochs=1, samples=samples)
+
+
 def test_no_sample_comes_again_before_all_have_come(context):
     dataset = mixture(context, sources={"a": source(2.0, 7), "b": source(1.0, 4)}, epochs=3)
     assert len(dataset) == 11
