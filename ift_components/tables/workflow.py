@@ -63,7 +63,7 @@ def write_snakefile(plan: Plan, runs: Iterable[PlannedRun]) -> Path:
     """Write the workflow, a rule a run; return its path.
 
     What a rule leaves is the run's mark that it has ended. Inputs are `ancient`: a run is repeated only if its mark is not
-    there, never because of a time stamp.
+    there, never because of a time stamp. Priorities fall along the plan, so that the table fills row by row.
     """
     runs = list(runs)
     # Braces would be wildcards.
@@ -75,7 +75,8 @@ def write_snakefile(plan: Plan, runs: Iterable[PlannedRun]) -> Path:
         inputs = ", ".join(f"ancient({marks[needed]!r})" for needed in run.needs)
         lines += [f"rule run_{number}:  # {run.id}"]
         lines += [f"    input: {inputs}"] if inputs else []
-        lines += [f"    output: {marks[run.id]!r}", "    threads: 1", "    resources:"]
+        lines += [f"    output: {marks[run.id]!r}", "    threads: 1"]
+        lines += [f"    priority: {len(runs) - number}", "    resources:"]
         lines += [f"        {key}={value!r}," for key, value in _resources(plan, run).items()]
         lines += [f"    shell: {command.replace('{', '{{').replace('}', '}}')!r}"]
     path = plan.output / "Snakefile"
