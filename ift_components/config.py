@@ -94,7 +94,13 @@ def _apply_override(cfg: DictConfig, override: str) -> DictConfig:
         above, last = node, "_component_"
     if last == "_component_" and isinstance(above, DictConfig) and above.get(last) not in (None, value):
         _drop_foreign_arguments(above, value)
-    return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
+    try:
+        return cast("DictConfig", OmegaConf.merge(cfg, OmegaConf.from_dotlist([f"{key}={value}"])))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"override '{override}': its value cannot be read as YAML ({' '.join(str(error).split())}); a text is given in "
+            f"quotes inside of the shell's: \"{key}='...'\""
+        ) from error
 
 
 def _drop_foreign_arguments(node: DictConfig, dotpath: str) -> None:

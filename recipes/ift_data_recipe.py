@@ -14,6 +14,7 @@ from ift_components.config import entry_point, instantiate
 from ift_components.data.build import BuildOptions, prepare
 from ift_components.data.exports import ExportOptions, export
 from ift_components.data.mcq import QuestionOptions
+from ift_components.data.source import Source
 
 
 @dataclass
@@ -24,6 +25,7 @@ class DataSettings:
         builder: the dataset builder and its arguments; `builder.root` is the dataset's folder.
         output_dir: the prepared folder to write.
         questions: how questions are made.
+        report_phrase: how every attribute reads in a report, those too that reports would leave out; null: as the schema says.
         center_crop: keep a square of this many pixels in the middle of every image; null keeps all.
         max_side: reduce larger images to this many pixels on the longer side; null keeps them.
         near_duplicates: also look for images that look alike across splits.
@@ -34,6 +36,7 @@ class DataSettings:
     builder: dict[str, Any] = MISSING
     output_dir: str = MISSING
     questions: QuestionOptions = field(default_factory=QuestionOptions)
+    report_phrase: str | None = None
     center_crop: int | None = None
     max_side: int | None = None
     near_duplicates: bool = False
@@ -47,8 +50,11 @@ def main(cfg: DataSettings) -> None:
     cfg.export.check()
     options = BuildOptions(cfg.center_crop, cfg.max_side, cfg.near_duplicates, cfg.workers)
     options.check()
+    source: Source = instantiate(cfg.builder, "builder")
+    if cfg.report_phrase is not None:
+        source = source.with_phrase(cfg.report_phrase)
     try:
-        manifest = prepare(instantiate(cfg.builder, "builder"), cfg.output_dir, cfg.questions, options)
+        manifest = prepare(source, cfg.output_dir, cfg.questions, options)
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'interrupted before anything was written'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -72,6 +72,8 @@ def test_overrides(config):
         ("steps", "'steps' is not of the form key=value"),
         ("~lost", "'~lost' removes a key"),
         ("zzzzzz=1", "unknown key 'zzzzzz'; known: lr, output_dir, part, steps"),
+        ("output_dir={a} b", r"override 'output_dir={a} b': its value cannot be read as YAML .*: \"output_dir='...'\""),
+        ("output_dir=,", "override 'output_dir=,': its value cannot be read as YAML"),
         ("part=no.such.thing", r"override._component_: 'no.such.thing' cannot be imported"),
     ],
 )

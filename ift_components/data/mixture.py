@@ -107,13 +107,13 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
             `{attribute: NAME}` (see `balance`). `weight` is a number or `{start, end, from}` (see `Weight`). `loss_weight`, 1
             if it is not there, is how much each of its response tokens counts in the loss.
         epochs: of the run (`${epochs}` in a config), for the progress that weights depend on.
-        samples: n, samples of one epoch; a source's name for so many that every epoch goes once through that source (in the mean
-            over the run, where weights change); None takes as many as all sources together have.
+        samples: n, samples of one epoch; a source's name for so many that every epoch goes once through that source (where
+            weights change, in the mean over the run); None takes as many as all sources together have.
         tested_on: prepared folders that the model will be tested on, to look for leaks into them too.
 
     Raises:
-        ConfigError: if there is no source, a weight is negative, all are 0 at some point of the run, `samples` names no source or
-            one that is never drawn, or a source's own arguments are wrong.
+        ConfigError: if there is no source, a weight is negative, all are 0 at some point of the run, `samples` names no source
+            or one that is never drawn, or a source's own arguments are wrong.
         DataError: if a source's data are.
     """
 
@@ -153,7 +153,9 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         """Return the samples of an epoch that, in the mean over the run, holds as many of a source as that has."""
         names = [source.name for source in self._mixed]
         if name not in names:
-            raise ConfigError(f"dataset.samples: '{name}' is neither a number nor a source; sources: {', '.join(names)}")
+            raise ConfigError(
+                f"dataset.samples: '{name}' is neither a number nor a source; sources: {', '.join(names)}"
+            )
         number = names.index(name)
         bounds = self._bounds((np.arange(self._all_samples()) + 0.5) / self._all_samples())
         share = float((np.diff(bounds, axis=0, prepend=0.0)[number] / bounds[-1]).mean())

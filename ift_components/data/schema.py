@@ -5,10 +5,10 @@ A schema is plain data: it is written into the manifest, and `image_table` reads
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ift_components.errors import DataError
+from ift_components.errors import ConfigError, DataError
 
 EMPTY_REPORT = "No finding."
 UNSET = (
@@ -159,6 +159,19 @@ class Schema:
             if value not in attribute.absent and not (attribute.one_of and not value):
                 values[attribute.name] = value
         return values, faults
+
+    def with_phrase(self, phrase: str) -> "Schema":
+        """Return the schema with one phrase for all attributes and values, those too that a report would leave out.
+
+        Args:
+            phrase: how each reads in a report, with `{value}` and, if wanted, `{name}`.
+
+        Raises:
+            ConfigError: if it has no `{value}`.
+        """
+        if "{value}" not in phrase:
+            raise ConfigError(f"report_phrase: '{phrase}' has no {{value}}; the usual one is '{{value}} {{name}}'")
+        return replace(self, attributes=tuple(replace(a, phrase=phrase, phrases={}) for a in self.attributes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain data, attributes without the fields left at their defaults."""

@@ -116,6 +116,23 @@ class Source:
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"builder.{key} is {getattr(self, key)!r}, expected one of: {', '.join(allowed)}")
 
+    def with_phrase(self, phrase: str) -> "Source":
+        """Return the source with reports in which every attribute reads as `phrase` says (see `Schema.with_phrase`).
+
+        Raises:
+            ConfigError: if the phrase has no `{value}`, or images come with reports that are not made from attributes.
+        """
+
+        def records(problems: Problems) -> Iterator[Record]:
+            for record in self.records(problems):
+                if record.report is not None or not self.has_reports:
+                    raise ConfigError(
+                        f"report_phrase: reports of {self.name} are not made from attributes; set it to null"
+                    )
+                yield record
+
+        return replace(self, schema=self.schema.with_phrase(phrase), records=records)
+
     def problems(self) -> Problems:
         """Return a collector of this source's bad rows."""
         return Problems(private=self.private, follow_links=self.follow_links)

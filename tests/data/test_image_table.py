@@ -45,6 +45,19 @@ def test_schema_is_inferred_and_written_for_editing(tmp_path, capsys):
     ]
 
 
+def test_one_phrase_for_all_names_what_reports_leave_out(tmp_path):
+    source = image_table(tree(tmp_path / "in"), "cells.csv", split_column="set").with_phrase("{name}: {value}")
+    manifest = build(source, tmp_path / "out", protocol="full")
+    reports = [row["report"] for row in rows(tmp_path / "out", "reports", "train")[:2]]
+    assert reports == [
+        "colour: red, has nucleus: yes, stain: giemsa",
+        "colour: red, has nucleus: no, stain: giemsa",
+    ]
+    assert {row["phrase"] for row in manifest["schema"]["attributes"]} == {"{name}: {value}"}
+    with pytest.raises(ConfigError, match=r"report_phrase: '\{name\}' has no \{value\}"):
+        source.with_phrase("{name}")
+
+
 def test_edited_schema_wins(tmp_path):
     root = tree(tmp_path / "in")
     schema = tmp_path / "mine.yaml"

@@ -38,6 +38,13 @@ def test_text_files_beside_images(tmp_path):
     assert sorted(shuffled) == sorted(row["report"])
 
 
+def test_free_text_takes_no_phrase(tmp_path):
+    source = image_text(text_files(tmp_path / "in")).with_phrase("{value} {name}")
+    with pytest.raises(ConfigError, match="report_phrase: reports of image_text are not made from attributes"):
+        build(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_table_with_questions(tmp_path):
     root = tmp_path / "in"
     names = [save_picture(root / f"{n}.png", n).name for n in range(6)]
