@@ -112,7 +112,11 @@ def test_claims_name_what_plans_have():
             assert side.row in plan["rows"], side
             assert test.column in plan["columns"], test
             assert set(test.datasets) <= set(plan["datasets"])
-    packaged = {name for name in PLANS if name.endswith("_tiny.yaml")} | {"forgetting.yaml", "proxies.yaml"}
+    packaged = {name for name in PLANS if name.endswith("_tiny.yaml")} | {
+        "forgetting.yaml",
+        "proxies.yaml",
+        "wording.yaml",
+    }
     assert {side.plan for test in tests for side in (test.first, test.second)} == packaged
 
 
