@@ -129,7 +129,7 @@ class MixtureDataset(Dataset[Sample], TrainingDataset):
         tested_on: Sequence[str] = (),
     ) -> None:
         for key, value in (("epochs", epochs), ("samples", samples)):
-            if isinstance(value, int) and value < 1:
+            if value is not None and not isinstance(value, str) and value < 1:
                 raise ConfigError(f"dataset.{key}: {value} is below 1")
         if not isinstance(sources, Mapping) or not sources:
             raise ConfigError("dataset.sources: names no source; give NAME: {weight: 1.0, dataset: {_component_: ...}}")

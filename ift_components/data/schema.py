@@ -163,6 +163,8 @@ class Schema:
     def with_phrase(self, phrase: str) -> "Schema":
         """Return the schema with one phrase for all attributes and values, those too that a report would leave out.
 
+        What does not apply to an image (`Attribute.absent`) stays out.
+
         Args:
             phrase: how each reads in a report, with `{value}` and, if wanted, `{name}`.
 
