@@ -2,10 +2,11 @@
 
 A slice has every width of the 11B model (encoder 1,280 with 1,601 tokens, language and cross-attention layers 4,096, a
 projection from 7,680, a vocabulary of 128,256) and few layers of each kind. A whole optimizer step is timed on slices that
-differ in one kind alone; the difference by layer is what that kind costs in its role (frozen, trained, recomputed), its share
-of the optimizer included. Times the number of layers, and with what is left of the smallest slice, that is the step at full
-depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by step, on a CPU
-`--together` of them. Slices that `--out` has are not measured again. On a CPU set THP_MEM_ALLOC_ENABLE=1 (large pages).
+differ in the number of layers; least squares with no cost below zero give what a layer of each kind costs in its role (frozen,
+trained, recomputed), its share of the optimizer included, and what is left at no layer. Times the number of layers, that is
+the step at full depth. A deeper slice is measured too: the projection's error on it stands beside. Ways take turns, step by
+step, on a CPU `--together` of them. Slices that `--out` has are not measured again. On a CPU set THP_MEM_ALLOC_ENABLE=1 (large
+pages).
 
 What the authors' way is says `authors_way.py`: all in one dtype, every trainable weight gets its gradient in the warm-up too.
 """
@@ -16,6 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import scipy.optimize
 import torch
 from gpu_shape import Setting, authors, free, make_batch, ours
 from torchtune.models.llama3_2_vision import llama3_2_vision_decoder, llama3_2_vision_encoder
@@ -26,13 +28,14 @@ from ift_components.distributed import distributed
 KINDS = ("encoder", "projection", "language", "fusion")
 FULL = {"encoder": 32, "projection": 8, "language": 32, "fusion": 8}
 SMALLEST = {"encoder": 1, "projection": 1, "language": 1, "fusion": 1}
-TWO_LANGUAGE = SMALLEST | {"language": 2}
-SLICES = {  # a slice with more layers of a kind, and the one it is compared with; cheap layers by several, or noise hides them
-    "encoder": (SMALLEST | {"encoder": 5}, SMALLEST),
-    "projection": (SMALLEST | {"projection": 5}, SMALLEST),
-    "language": (SMALLEST | {"language": 3}, SMALLEST),
-    "fusion": (TWO_LANGUAGE | {"fusion": 2}, TWO_LANGUAGE),
-}
+SLICES = [  # cheap layers are added by several at a time, or noise hides them
+    SMALLEST,
+    SMALLEST | {"encoder": 5},
+    SMALLEST | {"projection": 5},
+    SMALLEST | {"language": 2},
+    SMALLEST | {"language": 3},
+    SMALLEST | {"language": 2, "fusion": 2},
+]
 DEEPER = {"encoder": 4, "projection": 2, "language": 4, "fusion": 2}
 _TAPPED = 5  # layers of the encoder whose output the projection takes beside the last one's
 WAYS = {
@@ -105,7 +108,7 @@ def time_slice(layers, world, args):
                     seconds.setdefault(name, []).append((time.perf_counter() - start) / args.steps)
         steps = step = None
         free(world)
-    # Slices are subtracted from one another: the fastest round is the one that the machine disturbed least.
+    # Costs are differences of slices: the fastest round is the one that the machine disturbed least.
     return {name: min(values) for name, values in seconds.items()}
 
 
@@ -151,8 +154,7 @@ def main():
     with distributed("cuda" if torch.cuda.is_available() and not args.cpu else "cpu") as world:
         kept = args.out.with_suffix(".slices.json") if args.out else None  # a slice is not measured again
         measured = json.loads(kept.read_text()) if kept and kept.is_file() else {}
-        wanted = [SMALLEST, TWO_LANGUAGE, *(bigger for bigger, _ in SLICES.values()), DEEPER]
-        for layers in wanted:
+        for layers in [*SLICES, DEEPER]:
             key = json.dumps(layers)
             if key not in measured:
                 measured[key] = time_slice(layers, world, args)
@@ -169,11 +171,9 @@ def main():
         }
     for name in measured[json.dumps(SMALLEST)]:
         of = {key: times[name] for key, times in measured.items()}
-        kinds = {
-            kind: (of[json.dumps(more)] - of[json.dumps(less)]) / (more[kind] - less[kind])
-            for kind, (more, less) in SLICES.items()
-        }
-        rest = of[json.dumps(SMALLEST)] - sum(kinds.values())
+        counts = [[*(layers[kind] for kind in KINDS), 1] for layers in SLICES]
+        (*costs, rest), _ = scipy.optimize.nnls(counts, [of[json.dumps(layers)] for layers in SLICES])
+        kinds = dict(zip(KINDS, costs, strict=True))
         record["ways"][name] = {
             "kinds": kinds,
             "rest": rest,
