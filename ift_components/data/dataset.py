@@ -151,6 +151,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         repeat: how often an epoch goes over the samples, each time with another order (the authors repeat small sets 3 times).
         responses_per_image: differently shuffled responses to one image, which share its pass through the encoder.
         value_weight: how much a token that holds a part of an attribute's value counts in the loss; the fixed wording counts 1.
+        value_balance: 0 to 1, how much more such tokens of rare values count than those of frequent ones (`balanced_weights`).
         cache_images: folder that keeps decoded and resized images, so that each is decoded once; None decodes every time.
 
     Raises:
@@ -173,6 +174,7 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
         repeat: int = 1,
         responses_per_image: int = 1,
         value_weight: float = 1.0,
+        value_balance: float = 0.0,
         cache_images: str | None = None,
     ) -> None:
         for key, value in (("limit", limit), ("repeat", repeat), ("responses_per_image", responses_per_image)):
@@ -208,9 +210,9 @@ class ReportDataset(Dataset[Sample], TrainingDataset):
             name = f"{split}-{manifest[:16]}"
             self._cache = CachedCanvases(Path(cache_images), name, len(self._rows), self._image)
         self._values = None
-        if value_weight != 1:
-            reports = ((_attributes(row), row["report"]) for row in self._texts)
-            self._values = ValueWeights(context.transform, Path(source), value_weight, reports)
+        if value_weight != 1 or value_balance:
+            reports = [(_attributes(row), row["report"]) for row in self._texts]
+            self._values = ValueWeights(context.transform, Path(source), value_weight, value_balance, reports)
         self._bytes = [len(report.encode()) for report in self._texts["report"]]
         self._check_lengths()
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import mannwhitneyu
+
 from ift_components.data.prepared import load_questions, load_reports, read_manifest
 from ift_components.data.schema import Schema
 from ift_components.evaluation.records import Prediction
@@ -87,6 +89,26 @@ def balanced_accuracy(predictions: Sequence[Prediction]) -> float:
     for prediction in predictions:
         scores[prediction.item.answer_text].append(float(prediction.correct))
     return mean(mean(values) for values in scores.values())
+
+
+def auroc(predictions: Sequence[Prediction]) -> float | None:
+    """Return how well the letters' probabilities rank images, whatever is said most often: the area under the ROC curve.
+
+    Mean over the options' texts of one against the rest, among the questions that show it: the chance that its share of the
+    probabilities is larger where it is right than where it is not (Mann-Whitney U over n1 n0). None without probabilities, or
+    where no option is both right and wrong.
+    """
+    shares: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+    for prediction in predictions:
+        for index, (text, p) in enumerate(zip(prediction.item.options, prediction.probabilities or (), strict=False)):
+            total = sum(prediction.probabilities or ())
+            shares[text][index == prediction.item.answer].append(p / total if total else 0.0)
+    areas = [
+        float(mannwhitneyu(of[True], of[False]).statistic) / (len(of[True]) * len(of[False]))
+        for of in shares.values()
+        if of[True] and of[False]
+    ]
+    return mean(areas) if areas else None
 
 
 def kappa(predictions: Sequence[Prediction]) -> float | None:

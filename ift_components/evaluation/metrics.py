@@ -9,6 +9,7 @@ import numpy as np
 
 from ift_components.evaluation.constancy import (
     Priors,
+    auroc,
     balanced_accuracy,
     kappa,
     most_frequent_answer,
@@ -187,6 +188,9 @@ def _of_attribute(rows: Sequence[Prediction], priors: Priors, draws: int, seed: 
         "kappa": kappa(rows),
         "most_frequent_answer": most_frequent_answer(rows),
     }
+    area = auroc(rows)
+    if area is not None:
+        rates["auroc"] = area
     sides = two_valued(rows)
     if sides is not None:
         rates["two_valued"] = sides
@@ -272,8 +276,9 @@ def summarise(
     their balanced ones, `kappa` of their kappas; `constant` the attributes that are answered alike whatever the image;
     `prior` and `prior_shown` the accuracy of training frequencies alone; `well_formed` the share of answers in the form that
     was asked for (None where nothing was generated); `parsers` the accuracy under each parser; `forced_accuracy` the share
-    right when the answer sentence is forced and only the letter chosen; `read_out_accuracy` the share whose right option the
-    model's own report of the image states, where reports were written.
+    right when the answer sentence is forced and only the letter chosen;
+    `auroc`, where the letters' probabilities are known, the mean of the attributes' areas under the ROC curve;
+    `read_out_accuracy` the share whose right option the model's own report of the image states, where reports were written.
 
     Args:
         rows: the answers.
@@ -286,6 +291,7 @@ def summarise(
     attributes = {name: _of_attribute(group, priors, draws, seed) for name, group in groups}
     whole = _rates(rows, priors, draws, seed)
     intervals = averaged_intervals(rows, draws=draws, seed=seed)
+    areas = [rates["auroc"] for rates in attributes.values() if "auroc" in rates]
     kappas = [rates["kappa"] for rates in attributes.values() if rates["kappa"] is not None]
     whole |= {
         "macro_accuracy": mean(rates["accuracy"] for rates in attributes.values()),
@@ -295,4 +301,6 @@ def summarise(
         "kappa": mean(kappas) if kappas else None,
         "constant": [name for name, rates in attributes.items() if rates["most_frequent_answer"]["constant"]],
     }
+    if areas:
+        whole["auroc"] = mean(areas)
     return rounded({**whole, "attributes": attributes})

@@ -101,6 +101,7 @@ class Prediction:
         seconds: time spent, a batch's shared equally by its answers.
         unanswered: why there is no answer, e.g. a server's refusal; None if there is one.
         passing: whether the same question may be answered when it is asked again.
+        probabilities: of every option's letter where the answer sentence was forced; None if they were not asked for.
         scores: what the task's scorers say of it, by name; empty until it is scored.
     """
 
@@ -111,6 +112,7 @@ class Prediction:
     seconds: float = 0.0
     unanswered: str | None = None
     passing: bool = False
+    probabilities: tuple[float, ...] | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
 
     @property
@@ -136,7 +138,8 @@ class Prediction:
     def line(self) -> dict[str, Any]:
         """Return what predictions.jsonl says about it."""
         line = {**self.item.facts(), "run": self.run}
-        answer = {"generated": self.generated, "forced": self.forced, "unanswered": self.unanswered}
+        answer = {"generated": self.generated, "forced": self.forced, "probabilities": self.probabilities}
+        answer["unanswered"] = self.unanswered
         line |= {name: value for name, value in answer.items() if value is not None}
         if self.passing:
             line["passing"] = True
@@ -161,6 +164,7 @@ class Prediction:
             seconds=row["seconds"],
             unanswered=row.get("unanswered"),
             passing=bool(row.get("passing", False)),
+            probabilities=tuple(map(float, row["probabilities"])) if "probabilities" in row else None,
         )
 
 

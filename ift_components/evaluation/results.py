@@ -9,6 +9,7 @@ from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.schema import Schema
 from ift_components.errors import DataError
 from ift_components.evaluation import parsing
+from ift_components.evaluation.calibration import calibrated
 from ift_components.evaluation.constancy import training_answers, training_texts
 from ift_components.evaluation.free_scores import summarise_free
 from ift_components.evaluation.instruction import ReportTemplate, instruction_dependence
@@ -71,7 +72,12 @@ def _texts_by_set(predictions: Sequence[Prediction], summary: Callable[..., dict
     return result
 
 
-def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset: str) -> dict[str, Any]:
+def gather_results(
+    predictions: Sequence[Prediction],
+    cfg: EvalSettings,
+    dataset: str,
+    validation: Sequence[Prediction] | None = None,
+) -> dict[str, Any]:
     """Return the results of the main dataset at the top level, and those of everything else under keys of their own.
 
     Figures of multiple-choice questions stand at the top level, those of open and closed ones under `free`, also where there
@@ -81,9 +87,10 @@ def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset
         predictions: the scored answers.
         cfg: the evaluation's config.
         dataset: name of the main dataset.
+        validation: answers that those to the main dataset's multiple-choice questions are calibrated by.
 
     Raises:
-        DataError: if there is no question at all.
+        DataError: if there is no question at all, or none of `validation` asks for an attribute.
     """
     choices = of_task(predictions, CHOICE, dataset)
     free = [p for p in of_task(predictions, FREE) if p.item.dataset not in cfg.unrelated]
@@ -94,6 +101,8 @@ def gather_results(predictions: Sequence[Prediction], cfg: EvalSettings, dataset
     results |= {"parser": cfg.parser, "parser_version": parsing.VERSION}
     if choices:
         results |= summarise(choices, priors=training_answers(cfg.data), **settings)
+        if validation is not None:
+            results["calibrated"] = rounded(calibrated(choices, validation, **settings))
         control = image_control(choices, of_task(predictions, CONTROL, dataset), **settings)
         if control is not None:
             results["image_control"] = rounded(control)
@@ -149,11 +158,23 @@ def _table_of_free(free: Mapping[str, Any]) -> str:
         lines.append(
             f"open questions, recall of the reference's words {free['open_recall']:.3f} ({low:.3f} to {high:.3f})"
         )
-    control = free.get("image_control")
-    return "\n".join([*lines, _control_line(control)] if control else lines)
+    control = _control_line(free.get("image_control"))
+    return "\n".join([*lines, control] if control else lines)
 
 
-def _control_line(control: Mapping[str, Any]) -> str:
+def _calibrated_line(found: Mapping[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    low, high = found["interval"]
+    return (
+        f"without {found['share']:.1f} of what is said on average: accuracy {found['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+        f"balanced {found['balanced_accuracy']:.3f}, answered alike {len(found['constant'])}"
+    )
+
+
+def _control_line(control: Mapping[str, Any] | None) -> str | None:
+    if control is None:
+        return None
     low, high = control["difference_interval"]
     return (
         f"with another image's pixels {control['accuracy']:.3f}; read from the image {control['difference']:+.3f} "
@@ -176,6 +197,7 @@ def _table_of_choices(results: dict[str, Any]) -> str:
         "balanced_accuracy",
         "well_formed",
         "forced_accuracy",
+        "auroc",
         "circular_accuracy",
         "read_out_accuracy",
     )
@@ -195,7 +217,6 @@ def _table_of_choices(results: dict[str, Any]) -> str:
     )
     if results["constant"]:
         lines.append(f"answered alike whatever the image: {', '.join(results['constant'])}")
-    control = results.get("image_control")
-    if control:
-        lines.append(_control_line(control))
+    for line in (_calibrated_line(results.get("calibrated")), _control_line(results.get("image_control"))):
+        lines += [line] if line else []
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from ift_components.data.prepared import read_manifest
 from ift_components.distributed import World
 from ift_components.errors import DataError, UserError
 from ift_components.evaluation import parsing
+from ift_components.evaluation.calibration import check_calibration
 from ift_components.evaluation.compare import read_run
 from ift_components.evaluation.free_file import free_items
 from ift_components.evaluation.items import control_items, question_items, report_items
@@ -56,6 +57,7 @@ _NO_MATTER = (
     "bootstrap",
     "max_unanswered",
     "saliency",
+    "calibration",
 )
 
 
@@ -85,6 +87,7 @@ def _own_predictor(cfg: EvalSettings, world: World, identity: dict[str, str | No
         instantiate(cfg.tokenizer, "tokenizer"),
         batch_size=cfg.batch_size,
         scoring=cfg.scoring,
+        letter_probabilities=cfg.letter_probabilities,
         proxy=proxy,
         identity=identity,
         resize=layout.resize,
@@ -207,6 +210,7 @@ class Evaluation:
         self._predictor: Predictor | None = None
         self._folder: RunFolder | None = None
         self._baseline: Run | None = None
+        self._validation: list[Prediction] | None = None
         self._unanswered = 0
 
     def prepare(self) -> None:
@@ -224,6 +228,7 @@ class Evaluation:
         self._data_hashes = _data_hashes(self.cfg)
         self._read_baseline()
         self._identify()
+        self._read_calibration()
         resumed = (self.path / RUN_FILE).is_file()
         if self.world.is_main:
             self._folder = RunFolder(self.path, self._fingerprint(), private=self._private())
@@ -262,6 +267,13 @@ class Evaluation:
         self._baseline = read_run(folder, folder.name, "baseline")
         planned = {"parser": self.cfg.parser, "parser_version": parsing.VERSION, "config": self._config()}
         check_alike(self._baseline, self._as_run(planned, [Prediction(item) for item in self.items]))
+
+    def _read_calibration(self) -> None:
+        """Read the validation answers that the model's own are calibrated by, before any is given."""
+        if self.cfg.calibration is not None:
+            folder = Path(self.cfg.calibration).resolve()
+            run = read_run(folder, folder.name, "calibration")
+            self._validation = check_calibration(run, self._identity, self.items)
 
     def _identify(self) -> None:
         """Build a predictor of the user's choice, and note what identifies the one that answers."""
@@ -371,7 +383,8 @@ class Evaluation:
         predictions = [Prediction.from_line(lines[key], item) for key, item in keys]
         predictions = score_all(predictions, scoring_context(predictions, self.cfg.data, self.cfg.parser))
         folder.rewrite(predictions)
-        results = gather_results(predictions, self.cfg, dataset_name(self.cfg.data, self.cfg.dataset))
+        dataset = dataset_name(self.cfg.data, self.cfg.dataset)
+        results = gather_results(predictions, self.cfg, dataset, self._validation)
         results |= folder.speed()
         results |= {
             "date": now(),

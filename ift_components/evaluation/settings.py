@@ -80,6 +80,9 @@ class EvalSettings:
             from the image. Doubles the questions.
         scoring: `generate` (the paper's protocol), `logits` (the answer sentence is forced and the letters' logits compared)
             or `both`.
+        letter_probabilities: with `logits` or `both`, note how probable every letter is too, for AUROC and calibration.
+        calibration: folder of the finished evaluation of another split by the same model, with `letter_probabilities`: its
+            average answers are taken off these, and figures of that stand beside (`calibration.fit`).
         parser: `authors` (their rule as it runs), `paper` (the same rule on the answer alone) or `strict`; all are reported,
             this one decides `accuracy`.
         max_new_tokens: longest generated answer in tokens.
@@ -118,6 +121,8 @@ class EvalSettings:
     other_layout: bool = False
     image_control: bool = True
     scoring: str = "generate"
+    letter_probabilities: bool = False
+    calibration: str | None = None
     parser: str = "authors"
     max_new_tokens: int = 50
     temperature: float = 0.0
@@ -159,6 +164,7 @@ def check_settings(cfg: EvalSettings) -> None:
     for key, allowed in (("scoring", SCORINGS), ("parser", PARSERS)):
         if getattr(cfg, key) not in allowed:
             raise ConfigError(f"{key}: '{getattr(cfg, key)}' is not one of {', '.join(allowed)}")
+    _check_probabilities(cfg)
     given = {key: value for key, value in cfg.asked_layout.items() if value is not None}
     ImageLayout(**given)  # refuses an unknown one
     for key in ("max_new_tokens", "batch_size", "limit", "n_runs", "bootstrap"):
@@ -183,6 +189,15 @@ def check_settings(cfg: EvalSettings) -> None:
     parse_dtype(cfg.dtype)
 
 
+def _check_probabilities(cfg: EvalSettings) -> None:
+    if cfg.letter_probabilities and cfg.scoring == "generate":
+        raise ConfigError(
+            "letter_probabilities: true, and scoring=generate chooses no letter; set scoring to logits or both"
+        )
+    if cfg.calibration is not None and not cfg.letter_probabilities:
+        raise ConfigError("calibration: needs the letters' probabilities; set letter_probabilities=true")
+
+
 def _check_sampling(cfg: EvalSettings) -> None:
     if cfg.temperature < 0 or not 0 < cfg.top_p <= 1:
         raise ConfigError(
@@ -203,6 +218,7 @@ def _check_own_keys(cfg: EvalSettings) -> None:
         "adapter_dir",
         "frozen_dtype",
         "scoring",
+        "letter_probabilities",
         "tiles",
         "tile_padding",
         "resize",

@@ -54,6 +54,21 @@ def _constancy(results: Mapping[str, Any]) -> str:
     return f"{balanced}; {len(constant)} of {number} attributes are answered alike for nearly every image: {names}."
 
 
+def _calibrated(results: Mapping[str, Any]) -> list[str]:
+    found = results.get("calibrated")
+    if found is None:
+        return []
+    low, high = found["interval"]
+    balanced = found["balanced_interval"]
+    alike = f"{len(found['constant'])} attributes are answered alike" if found["constant"] else "none is answered alike"
+    sentence = (
+        f"Answers without {percent(found['share'], 0)} % of what the model says on average: {percent(found['accuracy'])} % "
+        f"({percent(low)} to {percent(high)}), balanced {percent(found['balanced_accuracy'])} % ({percent(balanced[0])} to "
+        f"{percent(balanced[1])}), {alike}; the share was chosen by validation answers."
+    )
+    return [sentence]
+
+
 def _control(results: Mapping[str, Any]) -> str | None:
     control = results.get("image_control")
     if control is None:
@@ -100,7 +115,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     """
     sentences = []
     if "accuracy" in results:
-        sentences += [_against_prior(results), _constancy(results)]
+        sentences += [_against_prior(results), _constancy(results), *_calibrated(results)]
     if "free" in results:
         sentences += [_against_prior(results["free"]), *_by_kind(results["free"])]
     for place in (results, results.get("free", {})):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ift_components.data.schema import Attribute, Schema
-from ift_components.data.value_spans import value_spans
+from ift_components.data.value_spans import balanced_weights, value_spans
 from ift_components.errors import ConfigError
 from ift_components.training.data import build_loader, data_sources, epoch_batches
 from ift_components.training.shard_step import squared_norms
@@ -29,8 +29,15 @@ def test_spans_are_the_values_whatever_the_order():
     values = [("cell size", "small"), ("granule size", "big"), ("granularity", "yes"), ("colour", "blue")]
     values += [("label", "big granule size cells"), ("findings", "small")]
     report = "the colour is blue here, big granule size cells, granularity, big granule size, small cell size"
-    words = [report[start:end] for start, end in value_spans(schema, values, report)]
-    assert words == ["blue", "big granule size cells", "granularity", "big", "small"]
+    spans = value_spans(schema, values, report)
+    assert [report[start:end] for start, end, _ in spans] == [
+        "blue",
+        "big granule size cells",
+        "granularity",
+        "big",
+        "small",
+    ]
+    assert spans[-1][2] == ("cell size", "small")
 
 
 def test_tokens_of_values_are_weighed(train_config, world):
@@ -52,6 +59,29 @@ def test_tokens_of_values_are_weighed(train_config, world):
                     pieces.append(decode(piece).strip())
                     piece = []
             assert sorted(pieces) == sorted(words)
+
+
+def test_rare_values_count_more():
+    images = [[("size", "big"), ("vacuole", "no")]] * 9 + [[("size", "small"), ("vacuole", "yes"), ("shape", "round")]]
+    for power in (0, 0.3, 1):
+        weights = balanced_weights(images, power)
+        by_attribute = {
+            name: [weights[pair] for row in images for pair in row if pair[0] == name] for name, _ in weights
+        }
+        assert all(sum(values) == pytest.approx(len(values)) for values in by_attribute.values())  # 1 on average
+        assert weights["vacuole", "yes"] / weights["vacuole", "no"] == pytest.approx(9**power)
+    assert weights["vacuole", "yes"] == pytest.approx(10 / (2 * 1))  # images / (values * images with the value)
+
+
+def test_tokens_of_rare_values_count_more(train_config, world):
+    dataset = build_loader(train_config("dataset.value_weight=2", "dataset.value_balance=1"), world).dataset
+    rows = [[(item["name"], item["value"]) for item in row["attributes"]] for row in dataset._texts]
+    expected = balanced_weights(rows, 1)
+    for index in range(8):
+        sample = dataset[index]
+        (weights,) = sample.weights
+        told = {2 * expected[pair] for pair in rows[index]}
+        assert {1.0} < set(weights) <= {1.0, *told}
 
 
 def test_loss_is_the_weighted_mean(train_config, world, make_trainer):
@@ -107,10 +137,12 @@ def test_wrong_weights_are_refused(train_config, world, prepared, tmp_path):
     free = shutil.copytree(prepared, tmp_path / "free")
     manifest = json.loads((free / "manifest.json").read_text())
     (free / "manifest.json").write_text(json.dumps({**manifest, "schema": None}))
-    with pytest.raises(ConfigError, match=r"dataset\.value_weight: 3 weighs the values .* set it to 1"):
+    with pytest.raises(ConfigError, match=r"value_balance: 0.0 weigh the values .* set them to 1 and 0"):
         build_loader(train_config(f"data={free}", "dataset.value_weight=3"), world)
     with pytest.raises(ConfigError, match=r"dataset\.value_weight: -1 is below 0"):
         build_loader(train_config("dataset.value_weight=-1"), world)
+    with pytest.raises(ConfigError, match=r"dataset\.value_balance: 2 is not between 0 \(no balance\) and 1"):
+        build_loader(train_config("dataset.value_balance=2"), world)
     sources = f"{{a: {{weight: 1, loss_weight: -2, dataset: {REPORTS}}}}}"
     with pytest.raises(ConfigError, match=r"sources\.a\.loss_weight: -2 is not a number of 0 or more"):
         build_loader(

@@ -49,6 +49,7 @@ class Answer:
         seconds: time spent, a batch's shared equally by its answers.
         unanswered: why there is no answer; None if there is one.
         passing: whether the same question may be answered when it is asked again.
+        probabilities: of every option's letter where the answer sentence was forced; None if they were not asked for.
     """
 
     generated: str | None
@@ -56,11 +57,19 @@ class Answer:
     seconds: float
     unanswered: str | None = None
     passing: bool = False
+    probabilities: tuple[float, ...] | None = None
 
     def to(self, work: Work) -> Prediction:
         """Return the answer as the prediction of what was asked."""
         return Prediction(
-            work.item, work.run, self.generated, self.forced, self.seconds, self.unanswered, passing=self.passing
+            work.item,
+            work.run,
+            self.generated,
+            self.forced,
+            self.seconds,
+            self.unanswered,
+            self.passing,
+            self.probabilities,
         )
 
 

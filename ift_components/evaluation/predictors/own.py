@@ -66,6 +66,7 @@ class OwnPredictor:
         transform: the model's transform.
         batch_size: prompts per forward pass.
         scoring: `generate`, `logits` (multiple-choice answers are forced and the letter chosen) or `both`.
+        letter_probabilities: return how probable every letter is too, where the letter is chosen.
         proxy: [K, d] vectors that stand where an item has no instruction text.
         identity: what `describe` returns.
         resize: how pictures are resized, as in training: `bilinear` or `bicubic`.
@@ -79,6 +80,7 @@ class OwnPredictor:
         *,
         batch_size: int,
         scoring: str = "generate",
+        letter_probabilities: bool = False,
         proxy: Tensor | None = None,
         identity: dict[str, str | None] | None = None,
         resize: str = "bilinear",
@@ -89,6 +91,7 @@ class OwnPredictor:
         self._picture = ImageTransform(transform, resize, tiles)
         self._batch_size = batch_size
         self._scoring = scoring
+        self._letter_probabilities = letter_probabilities
         self._slots = 0 if proxy is None else len(proxy)
         self._longest = min(filter(None, (transform.max_seq_len, model.decoder.max_seq_len)))
         self._identity = identity or {}
@@ -137,8 +140,8 @@ class OwnPredictor:
             begin = time.perf_counter()
             answers = self._answer(batch, rows, sampling)
             seconds = (time.perf_counter() - begin) / len(batch)
-            for unit, (generated, forced) in zip(batch, answers, strict=True):
-                yield unit, Answer(generated, forced, seconds)
+            for unit, (generated, forced, probabilities) in zip(batch, answers, strict=True):
+                yield unit, Answer(generated, forced, seconds, probabilities=probabilities)
 
     def _batches(self, work: Sequence[Work]) -> Iterator[tuple[list[Work], int]]:
         """Yield batches of images with the same number of answers, and that number; answers of one image stay together."""
@@ -171,13 +174,16 @@ class OwnPredictor:
             self._encoded = (names, self._engine.encode(pictures))
         return self._encoded[1]
 
-    def _answer(self, batch: Sequence[Work], rows: int, sampling: Sampling) -> list[tuple[str | None, int | None]]:
+    def _answer(
+        self, batch: Sequence[Work], rows: int, sampling: Sampling
+    ) -> list[tuple[str | None, int | None, tuple[float, ...] | None]]:
         room = max(self._room(work.item) for work in batch)
         prompts = [self._prompt(work.item) for work in batch]
         state = self._engine.start(self._encode(batch, rows), prompts, room)
         lettered = TASKS[batch[0].item.task].lettered
         texts: Sequence[str | None] = [None] * len(batch)
         forced: Sequence[int | None] = [None] * len(batch)
+        probabilities: list[tuple[float, ...] | None] = [None] * len(batch)
         if not lettered or self._scoring != "logits":
             seeds = [work.seed(sampling.seed) for work in batch]
             drawn = engine.Sampling(sampling.temperature, sampling.top_p, seeds)
@@ -185,4 +191,7 @@ class OwnPredictor:
         if lettered and self._scoring != "generate":
             ways = [[way for way in self._ways if way[0] < len(work.item.options)] for work in batch]
             forced = self._engine.choose(state, self._prefix, ways)
-        return list(zip(texts, forced, strict=True))
+            if self._letter_probabilities:
+                found = self._engine.probabilities(state, self._prefix, ways)
+                probabilities = [tuple(float(f"{row[index]:.6g}") for index in sorted(row)) for row in found]
+        return list(zip(texts, forced, probabilities, strict=True))

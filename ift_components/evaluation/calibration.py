@@ -1,0 +1,143 @@
+"""Answers without what a model says on average: what it has read from the image, whatever it tends to say.
+
+A model that answers "no" for nearly every image may still find "yes" more likely for the right ones. With s_i the logarithm of
+an option's share of the letters' probabilities, and m_i its mean over the validation questions of the attribute that show it,
+the answer is the option with the highest s_i - share * m_i. Means need no labels (batch calibration, Zhou et al. 2024;
+contextual calibration, Zhao et al. 2021); `share` (the tau of logit adjustment, Menon et al. 2021) is chosen by validation
+answers.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ift_components.errors import DataError
+from ift_components.evaluation.constancy import balanced_accuracy
+from ift_components.evaluation.metrics import summarise
+from ift_components.evaluation.pairs import Run
+from ift_components.evaluation.records import Item, Prediction
+from ift_components.evaluation.tasks import CHOICE, of_task
+from ift_components.statistics import mean
+
+_SHARES = [step / 10 for step in range(11)]
+_LEAST = 1e-12  # a probability of 0 has no logarithm
+_KEPT = ("accuracy", "interval", "macro_accuracy", "balanced_accuracy", "balanced_interval", "constant")
+
+
+def log_shares(prediction: Prediction) -> list[float]:
+    """Return the logarithm of every option's share of the letters' probabilities.
+
+    Raises:
+        DataError: if the prediction has none.
+    """
+    if prediction.probabilities is None:
+        raise DataError(
+            f"calibration: the answer to '{prediction.item.id}' has no probabilities; evaluate with letter_probabilities=true"
+        )
+    kept = [max(p, _LEAST) for p in prediction.probabilities]
+    return [math.log(p / sum(kept)) for p in kept]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a model says on average, and how much of that is taken off.
+
+    Attributes:
+        means: by attribute and option, the mean of `log_shares` over the questions that show it.
+        share: 0 (answers as they are) to 1.
+    """
+
+    means: dict[tuple[str, str], float]
+    share: float
+
+    def choose(self, prediction: Prediction) -> int:
+        """Return the option that is chosen; one that no validation question showed counts as the attribute's mean.
+
+        Raises:
+            DataError: if no validation question is about the attribute.
+        """
+        item = prediction.item
+        known = [value for (attribute, _), value in self.means.items() if attribute == item.attribute]
+        if not known:
+            raise DataError(f"calibration: no validation question asks for '{item.attribute}'; evaluate one that does")
+        means = [self.means.get((item.attribute, option), mean(known)) for option in item.options]
+        scores = [s - self.share * m for s, m in zip(log_shares(prediction), means, strict=True)]
+        return max(range(len(scores)), key=scores.__getitem__)
+
+    def apply(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Return the predictions with these answers in place of the model's own."""
+        chosen = [(p, self.choose(p)) for p in predictions]
+        return [p.scored({**p.scores, "predicted": c, "correct": c == p.item.answer}) for p, c in chosen]
+
+
+def _balanced(predictions: Sequence[Prediction]) -> float:
+    by_attribute: dict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        by_attribute[prediction.item.attribute].append(prediction)
+    return mean(map(balanced_accuracy, by_attribute.values()))
+
+
+def fit(predictions: Sequence[Prediction]) -> Calibration:
+    """Return the calibration with the best balanced accuracy on some scored answers; of equal ones the smallest share.
+
+    Args:
+        predictions: answers to multiple-choice questions, with probabilities.
+
+    Raises:
+        DataError: if one has none.
+    """
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for prediction in predictions:
+        for option, score in zip(prediction.item.options, log_shares(prediction), strict=True):
+            values[prediction.item.attribute, option].append(score)
+    means = {key: mean(scores) for key, scores in values.items()}
+    candidates = [Calibration(means, share) for share in _SHARES]
+    return max(candidates, key=lambda candidate: _balanced(candidate.apply(predictions)))
+
+
+def check_calibration(run: Run, weights: object, items: Sequence[Item]) -> list[Prediction]:
+    """Return an evaluation's answers that a calibration may be fitted to.
+
+    Args:
+        run: the evaluation.
+        weights: what identifies the model that is to be calibrated.
+        items: what that is asked.
+
+    Raises:
+        DataError: if it is another model's, is about the same images, or has no multiple-choice questions.
+    """
+    if run.results["weights"] != weights:
+        raise DataError(
+            f"calibration: {run.name} was answered by {run.results['weights']}, this model is {weights}; evaluate this one's "
+            "validation split"
+        )
+    choices = of_task(run.predictions, CHOICE, run.results["dataset"])
+    if not choices:
+        raise DataError(f"calibration: {run.name} has no multiple-choice question; evaluate a split that has")
+    shared = {p.item.image_id for p in choices} & {item.image_id for item in items if item.task == CHOICE.name}
+    if shared:
+        raise DataError(
+            f"calibration: {run.name} is about {len(shared)} of the same images, such as '{min(shared)}'; what is chosen by "
+            "their answers would flatter; evaluate another split"
+        )
+    log_shares(choices[0])
+    return choices
+
+
+def calibrated(predictions: Sequence[Prediction], validation: Sequence[Prediction], **settings: Any) -> dict[str, Any]:
+    """Return the figures of calibrated answers, by attribute too, and the share that was chosen.
+
+    Args:
+        predictions: scored answers to multiple-choice questions, with probabilities.
+        validation: those that the calibration is fitted to (`check_calibration`).
+        settings: of `metrics.summarise`.
+    """
+    calibration = fit(validation)
+    rates = summarise(calibration.apply(predictions), **settings)
+    attributes = {
+        name: {key: of[key] for key in ("accuracy", "balanced_accuracy", "most_frequent_answer")}
+        for name, of in rates["attributes"].items()
+    }
+    return {"share": calibration.share, **{key: rates[key] for key in _KEPT}, "attributes": attributes}
