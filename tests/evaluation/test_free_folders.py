@@ -63,7 +63,9 @@ def answering(monkeypatch):
 
     def say(text):
         monkeypatch.setattr(
-            OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(text(work.item), None) for work in batch]
+            OwnPredictor,
+            "_answer",
+            lambda self, batch, rows, drawing: [(text(work.item), None, None) for work in batch],
         )
 
     return say

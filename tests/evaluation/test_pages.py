@@ -25,7 +25,7 @@ def evaluate(cfg, world):
 
 def answer_all(monkeypatch, text):
     monkeypatch.setattr(
-        OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(text(work.item), None) for work in batch]
+        OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(text(work.item), None, None) for work in batch]
     )
 
 

@@ -89,7 +89,7 @@ def test_pages_of_private_data_hold_figures_alone(eval_config, prepared, world, 
 
 def test_the_page_escapes_what_models_and_datasets_say(eval_config, world, monkeypatch):
     evil = "<script>alert(1)</script> \ud83d\ude00 \u5c0f\u3055\u3044 \\textbf | $x$"
-    monkeypatch.setattr(OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(evil, None)] * len(batch))
+    monkeypatch.setattr(OwnPredictor, "_answer", lambda self, batch, rows, drawing: [(evil, None, None)] * len(batch))
     cfg = eval_config("scoring=generate", "label=<b>bold</b>")
     results = evaluate(cfg, world)
     assert (results["accuracy"], results["unparsed"]) == (0, 32)
