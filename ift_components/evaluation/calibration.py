@@ -4,7 +4,7 @@ A model that answers "no" for nearly every image may still find "yes" more likel
 an option's share of the letters' probabilities, and m_i its mean over the validation questions of the attribute that show it,
 the answer is the option with the highest s_i - share * m_i. Means need no labels (batch calibration, Zhou et al. 2024;
 contextual calibration, Zhao et al. 2021); `share` (the tau of logit adjustment, Menon et al. 2021) is chosen by validation
-answers.
+answers: by the sum of accuracy and balanced accuracy, because the latter hardly changes over shares at which the former falls.
 """
 
 import math
@@ -72,15 +72,18 @@ class Calibration:
         return [p.scored({**p.scores, "predicted": c, "correct": c == p.item.answer}) for p, c in chosen]
 
 
-def _balanced(predictions: Sequence[Prediction]) -> float:
+def _worth(predictions: Sequence[Prediction]) -> float:
+    """Return the sum of accuracy and balanced accuracy."""
     by_attribute: dict[str, list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         by_attribute[prediction.item.attribute].append(prediction)
-    return mean(map(balanced_accuracy, by_attribute.values()))
+    return mean(float(p.correct) for p in predictions) + mean(map(balanced_accuracy, by_attribute.values()))
 
 
 def fit(predictions: Sequence[Prediction]) -> Calibration:
-    """Return the calibration with the best balanced accuracy on some scored answers; of equal ones the smallest share.
+    """Return the calibration with the highest sum of accuracy and balanced accuracy on some scored answers.
+
+    Of equal ones it is the one with the smallest share.
 
     Args:
         predictions: answers to multiple-choice questions, with probabilities.
@@ -94,7 +97,7 @@ def fit(predictions: Sequence[Prediction]) -> Calibration:
             values[prediction.item.attribute, option].append(score)
     means = {key: mean(scores) for key, scores in values.items()}
     candidates = [Calibration(means, share) for share in _SHARES]
-    return max(candidates, key=lambda candidate: _balanced(candidate.apply(predictions)))
+    return max(candidates, key=lambda candidate: _worth(candidate.apply(predictions)))
 
 
 def check_calibration(run: Run, weights: object, items: Sequence[Item]) -> list[Prediction]:
