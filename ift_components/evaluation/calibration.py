@@ -53,15 +53,9 @@ class Calibration:
     share: float
 
     def choose(self, prediction: Prediction) -> int:
-        """Return the option that is chosen; one that no validation question showed counts as the attribute's mean.
-
-        Raises:
-            DataError: if no validation question is about the attribute.
-        """
+        """Return the option that is chosen; one that no validation question showed counts as the attribute's mean."""
         item = prediction.item
         known = [value for (attribute, _), value in self.means.items() if attribute == item.attribute]
-        if not known:
-            raise DataError(f"calibration: no validation question asks for '{item.attribute}'; evaluate one that does")
         means = [self.means.get((item.attribute, option), mean(known)) for option in item.options]
         scores = [s - self.share * m for s, m in zip(log_shares(prediction), means, strict=True)]
         return max(range(len(scores)), key=scores.__getitem__)
@@ -106,10 +100,10 @@ def check_calibration(run: Run, weights: object, items: Sequence[Item]) -> list[
     Args:
         run: the evaluation.
         weights: what identifies the model that is to be calibrated.
-        items: what that is asked.
+        items: the multiple-choice questions whose answers are to be calibrated.
 
     Raises:
-        DataError: if it is another model's, is about the same images, or has no multiple-choice questions.
+        DataError: if it is another model's, is about the same images, or asks for fewer attributes.
     """
     if run.results["weights"] != weights:
         raise DataError(
@@ -117,15 +111,17 @@ def check_calibration(run: Run, weights: object, items: Sequence[Item]) -> list[
             "validation split"
         )
     choices = of_task(run.predictions, CHOICE, run.results["dataset"])
-    if not choices:
-        raise DataError(f"calibration: {run.name} has no multiple-choice question; evaluate a split that has")
-    shared = {p.item.image_id for p in choices} & {item.image_id for item in items if item.task == CHOICE.name}
+    unknown = {item.attribute for item in items} - {p.item.attribute for p in choices}
+    if unknown:
+        raise DataError(f"calibration: {run.name} does not ask for '{min(unknown)}'; evaluate a split that does")
+    shared = {p.item.image_id for p in choices} & {item.image_id for item in items}
     if shared:
         raise DataError(
             f"calibration: {run.name} is about {len(shared)} of the same images, such as '{min(shared)}'; what is chosen by "
             "their answers would flatter; evaluate another split"
         )
-    log_shares(choices[0])
+    for choice in choices[:1]:
+        log_shares(choice)  # refuses answers without probabilities
     return choices
 
 

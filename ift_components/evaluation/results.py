@@ -90,7 +90,7 @@ def gather_results(
         validation: answers that those to the main dataset's multiple-choice questions are calibrated by.
 
     Raises:
-        DataError: if there is no question at all, or none of `validation` asks for an attribute.
+        DataError: if there is no question at all.
     """
     choices = of_task(predictions, CHOICE, dataset)
     free = [p for p in of_task(predictions, FREE) if p.item.dataset not in cfg.unrelated]

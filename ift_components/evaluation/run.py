@@ -273,7 +273,9 @@ class Evaluation:
         if self.cfg.calibration is not None:
             folder = Path(self.cfg.calibration).resolve()
             run = read_run(folder, folder.name, "calibration")
-            self._validation = check_calibration(run, self._identity, self.items)
+            main = dataset_name(self.cfg.data, self.cfg.dataset)
+            asked = [item for item in self.items if item.task == CHOICE.name and item.dataset == main]
+            self._validation = check_calibration(run, self._identity, asked)
 
     def _identify(self) -> None:
         """Build a predictor of the user's choice, and note what identifies the one that answers."""

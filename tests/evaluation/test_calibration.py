@@ -7,9 +7,10 @@ from itertools import product
 import pytest
 
 from ift_components.errors import ConfigError, DataError
-from ift_components.evaluation.calibration import fit
+from ift_components.evaluation.calibration import check_calibration, fit
 from ift_components.evaluation.compare import read_run
 from ift_components.evaluation.constancy import auroc
+from ift_components.evaluation.pairs import Run
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.run import Evaluation
 
@@ -65,10 +66,12 @@ def test_nothing_is_taken_off_where_that_tells_no_more():
 
 
 def test_an_attribute_that_was_not_asked_is_an_error():
-    (other,) = answers(1, 3, 0.0)
-    strange = Prediction(Item(**{**vars(other.item), "attribute": "b"}), probabilities=other.probabilities)
-    with pytest.raises(DataError, match="no validation question asks for 'b'"):
-        fit(answers(20, 4, 1.0)).choose(strange)
+    validation = answers(20, 4, 1.0)
+    run = Run("val", {"weights": {"sha256": "a"}, "dataset": "d"}, validation)
+    (asked,) = (Item(**{**vars(p.item), "image_id": "other"}) for p in answers(1, 3, 0.0))
+    assert check_calibration(run, {"sha256": "a"}, [asked]) == validation
+    with pytest.raises(DataError, match="val does not ask for 'b'"):
+        check_calibration(run, {"sha256": "a"}, [asked, Item(**{**vars(asked), "attribute": "b"})])
 
 
 def test_area_under_the_curve_counts_pairs():
