@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ift_components.errors import DataError
-from ift_components.evaluation.constancy import balanced_accuracy
-from ift_components.evaluation.metrics import summarise
+from ift_components.evaluation.metrics import mean_balanced_accuracy, summarise
 from ift_components.evaluation.pairs import Run
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.tasks import CHOICE, of_task
 from ift_components.statistics import mean
 
 _SHARES = [step / 10 for step in range(11)]
-_LEAST = 1e-12  # a probability of 0 has no logarithm
+_LEAST = 1e-12  # a share of 0 has no logarithm
 _KEPT = ("accuracy", "interval", "macro_accuracy", "balanced_accuracy", "balanced_interval", "constant")
 
 
@@ -32,12 +31,11 @@ def log_shares(prediction: Prediction) -> list[float]:
     Raises:
         DataError: if the prediction has none.
     """
-    if prediction.probabilities is None:
+    if prediction.shares is None:
         raise DataError(
             f"calibration: the answer to '{prediction.item.id}' has no probabilities; evaluate with letter_probabilities=true"
         )
-    kept = [max(p, _LEAST) for p in prediction.probabilities]
-    return [math.log(p / sum(kept)) for p in kept]
+    return [math.log(max(share, _LEAST)) for share in prediction.shares]
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,7 @@ class Calibration:
 
 def _worth(predictions: Sequence[Prediction]) -> float:
     """Return the sum of accuracy and balanced accuracy."""
-    by_attribute: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        by_attribute[prediction.item.attribute].append(prediction)
-    return mean(float(p.correct) for p in predictions) + mean(map(balanced_accuracy, by_attribute.values()))
+    return mean(float(p.correct) for p in predictions) + mean_balanced_accuracy(predictions)
 
 
 def fit(predictions: Sequence[Prediction]) -> Calibration:

@@ -95,14 +95,15 @@ def auroc(predictions: Sequence[Prediction]) -> float | None:
     """Return how well the letters' probabilities rank images, whatever is said most often: the area under the ROC curve.
 
     Mean over the options' texts of one against the rest, among the questions that show it: the chance that its share of the
-    probabilities is larger where it is right than where it is not (Mann-Whitney U over n1 n0). None without probabilities, or
-    where no option is both right and wrong.
+    probabilities is larger where it is right than where it is not (Mann-Whitney U over n1 n0). None where an answer has no
+    probabilities, or no option is both right and wrong.
     """
     shares: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
     for prediction in predictions:
-        for index, (text, p) in enumerate(zip(prediction.item.options, prediction.probabilities or (), strict=False)):
-            total = sum(prediction.probabilities or ())
-            shares[text][index == prediction.item.answer].append(p / total if total else 0.0)
+        if prediction.shares is None:
+            return None
+        for index, (text, share) in enumerate(zip(prediction.item.options, prediction.shares, strict=True)):
+            shares[text][index == prediction.item.answer].append(share)
     areas = [
         float(mannwhitneyu(of[True], of[False]).statistic) / (len(of[True]) * len(of[False]))
         for of in shares.values()

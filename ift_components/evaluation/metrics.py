@@ -200,6 +200,11 @@ def _of_attribute(rows: Sequence[Prediction], priors: Priors, draws: int, seed: 
     return rates
 
 
+def mean_balanced_accuracy(rows: Sequence[Prediction]) -> float:
+    """Return the mean over attributes of balanced accuracy."""
+    return mean(balanced_accuracy(group) for group in _by(rows, lambda r: r.item.attribute).values())
+
+
 def averaged_intervals(rows: Sequence[Prediction], *, draws: int, seed: int) -> dict[str, list[float]]:
     """Return the 95 % intervals of the mean over attributes of accuracy (`macro`) and of balanced accuracy (`balanced`).
 
@@ -261,7 +266,7 @@ def image_control(
         return left
     groups = _by(controls, lambda control: control.item.attribute)
     return left | {
-        "balanced_accuracy": mean(balanced_accuracy(group) for group in groups.values()),
+        "balanced_accuracy": mean_balanced_accuracy(controls),
         "attributes": {name: mean(float(c.correct) for c in group) for name, group in sorted(groups.items())},
     }
 

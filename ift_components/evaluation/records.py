@@ -121,6 +121,14 @@ class Prediction:
         return (*self.item.key, self.run)
 
     @property
+    def shares(self) -> tuple[float, ...] | None:
+        """Every option's share of the letters' probabilities; None if they were not asked for."""
+        if self.probabilities is None:
+            return None
+        total = sum(self.probabilities)
+        return tuple(p / total if total else 0.0 for p in self.probabilities)
+
+    @property
     def predicted(self) -> int | None:
         """The option that was read; None if none was."""
         value = self.scores["predicted"]

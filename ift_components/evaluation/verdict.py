@@ -60,7 +60,7 @@ def _calibrated(results: Mapping[str, Any]) -> list[str]:
         return []
     low, high = found["interval"]
     balanced = found["balanced_interval"]
-    alike = f"{len(found['constant'])} attributes are answered alike" if found["constant"] else "none is answered alike"
+    alike = f"{len(found['constant'])} of {len(found['attributes'])} attributes answered alike"
     sentence = (
         f"Answers without {percent(found['share'], 0)} % of what the model says on average: {percent(found['accuracy'])} % "
         f"({percent(low)} to {percent(high)}), balanced {percent(found['balanced_accuracy'])} % ({percent(balanced[0])} to "

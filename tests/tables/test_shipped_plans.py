@@ -74,7 +74,8 @@ def check(name, tmp_path, kept):
     node = yaml.safe_load((CONFIG_DIR / name).read_text())
     kept = list(kept)
     for row in kept:  # grows: what a row is like may be like another
-        kept += [(node["rows"][row] or {})["like"]] if "like" in (node["rows"][row] or {}) else []
+        like = (node["rows"][row] or {}).get("like")
+        kept += [like] if like else []
     first = next(iter(node["datasets"]))
     left_out = [row for row in node["rows"] if row not in kept]
     written = tmp_path / name
