@@ -38,7 +38,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a plan; `own` and `stages` hold overrides by stage: the row's own, and with those of the rows it is like."""
+    """A row of a plan; `own` and `stages` hold overrides by stage: the row's own, and with those of the rows it is like.
+
+    Those of `data` are of how its datasets are prepared.
+    """
 
     name: str
     stages: dict[str, dict[str, Any]]
@@ -301,7 +304,7 @@ def _row(name: str, node: dict[str, Any], earlier: Mapping[str, Row], settings: 
     if like is not None and like not in earlier:
         raise ConfigError(f"{where}.like: no row above it is called '{like}'; {suggest(str(like), earlier)}")
     before = earlier.get(like) if like is not None else None
-    own = _of_stages(where, node, _ROW_KEYS, stages)
+    own = _of_stages(where, node, _ROW_KEYS, [*stages, DATA_STAGE])
     for key in ("without", "stages"):
         for stage in _listed(f"{where}.{key}", node.get(key)):
             if stage not in stages:
@@ -313,9 +316,11 @@ def _row(name: str, node: dict[str, Any], earlier: Mapping[str, Row], settings: 
     if not runs:
         raise ConfigError(f"{where}: no stage is left to run")
     for stage in own:
-        if stage not in runs:
+        if stage not in (*runs, DATA_STAGE):
             raise ConfigError(f"{where}.{stage}: the row does not run this stage, so that nobody reads its overrides")
-    merged = {stage: (before.stages.get(stage, {}) if before else {}) | own.get(stage, {}) for stage in runs}
+    merged = {
+        stage: (before.stages.get(stage, {}) if before else {}) | own.get(stage, {}) for stage in (DATA_STAGE, *runs)
+    }
     seeds = node.get("seeds") or (list(before.seeds) if before else settings.seeds)
     _check_seeds(f"{where}.seeds", seeds)
     datasets = tuple(_listed(f"{where}.datasets", node.get("datasets")) or (before.datasets if before else ()))

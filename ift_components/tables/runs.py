@@ -139,7 +139,9 @@ def plan_runs(plan: Plan) -> Planned:
         ConfigError: for a config that is wrong, an override that nobody reads, or two rows that are the same.
     """
     runs: dict[str, PlannedRun] = {}
-    prepared = {name: _prepared(plan, dataset, runs) for name, dataset in plan.datasets.items()}
+    prepared = {
+        name: _prepared(plan, dataset, runs, where=f"datasets.{name}") for name, dataset in plan.datasets.items()
+    }
     cells: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in plan.rows:
         for name in row.datasets:
@@ -148,14 +150,25 @@ def plan_runs(plan: Plan) -> Planned:
     return Planned(runs, cells)
 
 
-def _prepared(plan: Plan, dataset: Dataset, runs: dict[str, PlannedRun]) -> _Target:
+def _prepared(plan: Plan, dataset: Dataset, runs: dict[str, PlannedRun], *, where: str) -> _Target:
     """Return a dataset's prepared folder; plan its preparation if it has none."""
     if dataset.folder is not None:
         return _Target(str(dataset.folder), f"@{dataset.name}-{sha256(dataset.folder / 'manifest.json')[:_DIGITS]}")
     stage = StageSettings(recipe="ift_data_recipe", config=dataset.config, minutes=2.0)
-    where, place = f"datasets.{dataset.name}", _Place({}, 0, {})
-    run = _planned(plan, stage, (DATA_STAGE, dataset.name), dataset.overrides, place, where=where, runs=runs)
+    names, place = (DATA_STAGE, dataset.name), _Place({}, 0, {})
+    run = _planned(plan, stage, names, dataset.overrides, place, where=where, runs=runs)
     return _Target(str(run.out), f"@{run.id}", run.id)
+
+
+def _prepared_for(plan: Plan, row: Row, dataset: Dataset, runs: dict[str, PlannedRun]) -> _Target:
+    """Return the folder of a dataset that a row has prepared in a way of its own."""
+    where, own = f"rows.{row.name}.{DATA_STAGE}", row.stages[DATA_STAGE]
+    if dataset.folder is not None:
+        raise ConfigError(
+            f"{where}: {next(iter(own))} cannot be changed in what is prepared already, {dataset.folder}; give "
+            f"datasets.{dataset.name}.root=PATH in the place of its folder, or leave the row out: '~rows.{row.name}'"
+        )
+    return _prepared(plan, replace(dataset, overrides=dataset.overrides | own), runs, where=where)
 
 
 def _cell(
@@ -163,10 +176,11 @@ def _cell(
 ) -> dict[str, list[str]]:
     """Plan the runs of a row on a dataset; return their ids by stage."""
     ids: dict[str, list[str]] = {}
+    own_data = _prepared_for(plan, row, dataset, runs) if row.stages[DATA_STAGE] else prepared[dataset.name]
     for seed in row.seeds:
         known = {name: _Target(path, f"@{path}") for name, path in plan.paths.items()}
         known |= {f"dataset:{name}": target for name, target in prepared.items()}
-        known["dataset"] = prepared[dataset.name]
+        known["dataset"] = own_data
         for name in row.runs:
             stage, where = plan.settings.stages[name], f"rows.{row.name}.{name}"
             place = _Place(plan.settings.stages, seed, known)

@@ -111,6 +111,25 @@ def test_a_row_may_have_its_own_seeds_datasets_and_stages(write_plan, tmp_path):
     assert {dataset for _, dataset in without.cells} == {"toys"}
 
 
+def test_a_row_may_have_its_data_prepared_in_a_way_of_its_own(write_plan, tmp_path):
+    def change(plan):
+        plan["datasets"]["toys"] = {"config": "data_wbcatt.yaml", "root": str(tmp_path), "overrides": {"max_side": 84}}
+        plan["rows"]["method"]["data"] = {"report_phrase": "{value} {name}"}
+        plan["rows"]["usual again"] = {"like": "baseline", "tune": {"lr": 0.8}}
+
+    _, runs = planned(write_plan(change))
+    usual, named = (run for run in runs.runs.values() if run.stage == "data")
+    assert (usual.config["max_side"], named.config["max_side"]) == (84, 84)
+    assert (usual.config["report_phrase"], named.config["report_phrase"]) == (None, "{value} {name}")
+    # What is like the row has its data too; all others share the usual ones.
+    assert set(named.rows) == {"method", "better method"}
+    for row, data in (("method", named), ("better method", named), ("baseline", usual), ("usual again", usual)):
+        for stage in ("tune", "evaluate"):
+            read = [runs.runs[run_id] for run_id in runs.cells[row, "toys"][stage]]
+            assert {run.config["data"] for run in read} == {str(data.out)}
+            assert all(data.id in run.needs for run in read)
+
+
 def test_a_module_is_a_stage_too(write_plan):
     def change(plan):
         plan["stages"]["extra"] = {
@@ -172,6 +191,17 @@ WRONG = {
         "rows.again: is the same run as 'better method' on toys",
     ),
     "like nobody": (lambda p: p["rows"]["prior"].update(like="nobody"), "no row above it is called 'nobody'"),
+    "data of a row that nobody reads": (
+        lambda p: (
+            p["datasets"]["toys"].update(folder=None, config="data_wbcatt.yaml", root="."),
+            p["rows"]["method"].update(data={"report_phrases": "x"}),
+        ),
+        "rows.method.data: data_wbcatt.yaml: unknown key 'report_phrases'; did you mean 'report_phrase'",
+    ),
+    "data of a row, prepared already": (
+        lambda p: p["rows"]["method"].update(data={"report_phrase": "x"}),
+        r"rows.method.data: report_phrase cannot be changed in what is prepared already, .*toys; give datasets.toys.root=PATH",
+    ),
     "reference to nothing": (
         lambda p: p["stages"]["tune"]["overrides"].update(start="@warmpu/weights.json"),
         "refers to nothing; did you mean 'warmup'",
