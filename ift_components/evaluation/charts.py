@@ -130,9 +130,9 @@ def interval_bars(
                 zorder=4,
                 gid=printable(label),
             )
-    axes.set_yticks(
-        range(len(names)), [textwrap.shorten(printable(name), 30, placeholder="...") for name in names], fontsize=8
-    )
+    # Two lines: names that begin alike, such as those of a method's variants, differ at their ends.
+    labels = [textwrap.fill(printable(name), 30, max_lines=2, placeholder="...") for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel(axis, fontsize=8)

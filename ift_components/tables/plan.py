@@ -40,7 +40,8 @@ class Dataset:
 class Row:
     """A row of a plan; `own` and `stages` hold overrides by stage: the row's own, and with those of the rows it is like.
 
-    Those of `data` are of how its datasets are prepared.
+    Those of `data` are of how its datasets are prepared. `named` are the datasets that it asks for, none for all of them; `datasets`
+    those of them that the plan has, since one may be left out on the command line.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     own: dict[str, dict[str, Any]]
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
+    named: tuple[str, ...]
     datasets: tuple[str, ...]
     paper: dict[str, Any]
     values: dict[str, str | None] | None
@@ -323,7 +325,7 @@ def _row(name: str, node: dict[str, Any], earlier: Mapping[str, Row], settings: 
     }
     seeds = node.get("seeds") or (list(before.seeds) if before else settings.seeds)
     _check_seeds(f"{where}.seeds", seeds)
-    datasets = tuple(_listed(f"{where}.datasets", node.get("datasets")) or (before.datasets if before else ()))
+    named = _listed(f"{where}.datasets", node.get("datasets")) or (before.named if before else ())
     x, values = node.get("x"), node.get("values")
     if x is not None and (isinstance(x, bool) or not isinstance(x, int | float)):
         raise ConfigError(f"{where}.x: {x!r} is not a number")
@@ -333,8 +335,8 @@ def _row(name: str, node: dict[str, Any], earlier: Mapping[str, Row], settings: 
         own=own,
         runs=runs,
         seeds=tuple(seeds),
-        # A dataset may be left out on the command line, and rows need not be told.
-        datasets=tuple(key for key in settings.datasets if not datasets or key in datasets),
+        named=named,
+        datasets=tuple(key for key in settings.datasets if not named or key in named),
         paper=_mapping(f"{where}.paper", node.get("paper")),
         values=None if values is None else _mapping(f"{where}.values", values),
         x=None if x is None else float(x),

@@ -100,6 +100,7 @@ def test_a_row_may_have_its_own_seeds_datasets_and_stages(write_plan, tmp_path):
     def change(plan):
         plan["datasets"]["more"] = {"folder": "more", "tune": {"steps": 9}}
         plan["rows"]["better method"] |= {"seeds": [5], "datasets": ["more"]}
+        plan["rows"]["best method"] = {"like": "better method", "tune": {"lr": 0.9}}
         plan["rows"]["short"] = {"stages": ["tune", "evaluate"], "datasets": ["toys"], "tune": {"steps": 1}}
 
     plan, runs = planned(write_plan(change))
@@ -108,7 +109,8 @@ def test_a_row_may_have_its_own_seeds_datasets_and_stages(write_plan, tmp_path):
     assert (tuned.config["seed"], tuned.config["steps"]) == (5, 9)
     assert list(runs.cells["short", "toys"]) == ["tune", "evaluate"]
     _, without = planned(plan.file, "~datasets.more")
-    assert {dataset for _, dataset in without.cells} == {"toys"}
+    # What is like a row that has nothing to run on has nothing either.
+    assert set(without.cells) == {(row, "toys") for row in ("untuned", "baseline", "method", "prior", "short")}
 
 
 def test_a_row_may_have_its_data_prepared_in_a_way_of_its_own(write_plan, tmp_path):
