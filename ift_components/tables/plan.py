@@ -40,8 +40,8 @@ class Dataset:
 class Row:
     """A row of a plan; `own` and `stages` hold overrides by stage: the row's own, and with those of the rows it is like.
 
-    Those of `data` are of how its datasets are prepared. `named` are the datasets that it asks for, none for all of them; `datasets`
-    those of them that the plan has, since one may be left out on the command line.
+    Those of `data` are of how its datasets are prepared. `named` are the datasets that it asks for, none for all of them;
+    `datasets` those of them that the plan has, since one may be left out on the command line.
     """
 
     name: str
