@@ -23,13 +23,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows in one column: the first is said to be higher, or, with `within`, to differ by no more than that."""
+    """Two rows in one column: the first is said to be higher, or, with `within`, to differ by no more than that.
+
+    `control` is a column that one of both must be above, such as what another image's pixels give, to say anything.
+    """
 
     first: Side
     second: Side
     column: str
     datasets: tuple[str, ...] = ()
     within: float | None = None
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _claim(node: Mapping[str, Any], path: Path) -> Claim:
 
 def _comparisons(node: Mapping[str, Any], where: str) -> Iterator[Comparison]:
     kinds = ({"plan", "column", "higher", "than"}, {"plan", "column", "same", "within"})
-    if set(node) - {"datasets", "than_plan"} not in kinds:
+    if set(node) - {"datasets", "than_plan", "control"} not in kinds:
         raise ConfigError(
             f"{where}: a test has plan, column, and higher and than, or same and within; not {dict(node)}"
         )
@@ -90,7 +94,8 @@ def _comparisons(node: Mapping[str, Any], where: str) -> Iterator[Comparison]:
     firsts, seconds = (node["same"][:1], node["same"][1:]) if "same" in node else (node["higher"], node["than"])
     for first, second in product(_listed(firsts), _listed(seconds)):
         sides = Side(plan, first), Side(other, second)
-        yield Comparison(*sides, node["column"], _listed(node.get("datasets", [])), node.get("within"))
+        datasets, within, control = _listed(node.get("datasets", [])), node.get("within"), node.get("control")
+        yield Comparison(*sides, node["column"], datasets, within, control)
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:

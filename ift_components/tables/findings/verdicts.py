@@ -1,7 +1,8 @@
 """From tables to verdicts, by rule.
 
 A claim that a row is higher shows if the difference is above 0 with p < 0.05 after Holm's correction; a claim that two rows
-are the same shows if the 95 % interval of the difference lies within the stated margin. Where one of both rows is its table's
+are the same shows if the 95 % interval of the difference lies within the stated margin. Neither says anything where both
+rows lie at their control, such as what they score with another image's pixels. Where one of both rows is its table's
 baseline, the table's own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou
 and Donner 2008, "Construction of confidence limits about effect measures", for independent estimates: too wide, if anything,
 for rows that were asked the same questions), and where a figure has no interval, of the seeds (Welch's t-test; images are not
@@ -154,6 +155,19 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
     return from_seeds(one["values"], other["values"]) or "one run of either, and no interval"
 
 
+def _at_control(sides: Sequence[tuple[TableFile, Side]], comparison: Comparison, dataset: str) -> str | None:
+    """Return that no row's interval lies above its control, or None if one does."""
+    texts = []
+    for table, side in sides:
+        cell, control = (
+            table.cells[side.row, dataset, str(column)] for column in (comparison.column, comparison.control)
+        )
+        if (cell["interval"] or [cell["mean"]])[0] > control["mean"]:
+            return None
+        texts.append(f"{100 * cell['mean']:.1f} % beside {100 * control['mean']:.1f} %")
+    return f"neither is above '{comparison.control}' ({', '.join(texts)}), so that what is seen is not compared"
+
+
 def _finished(table: TableFile | None, side: Side, dataset: str, column: str) -> bool:
     cell = table.cells.get((side.row, dataset, column)) if table is not None else None
     return cell is not None and 0 < cell["planned"] == cell["finished"]
@@ -175,6 +189,8 @@ def _outcomes(comparison: Comparison, tables: Mapping[str, TableFile]) -> list[O
             outcomes.append(Outcome(comparison, dataset, Verdict.NOT_RUN))
             continue
         found = measure(first, second, comparison, dataset)
+        if comparison.control is not None:
+            found = _at_control([(first, comparison.first), (second, comparison.second)], comparison, dataset) or found
         if isinstance(found, str):
             outcomes.append(Outcome(comparison, dataset, Verdict.CANNOT, reason=found))
         else:
