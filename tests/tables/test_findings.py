@@ -29,6 +29,7 @@ CLAIMS = """
     - {says: one run each, where: T1, tests: [{plan: p, column: grade, higher: bad, than: base}]}
     - {says: seen, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad, control: other image}]}
     - {says: not seen, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05, control: other image}]}
+    - {says: no control, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: empty}]}
     - {says: to come, where: T1, tests: [{plan: p, column: accuracy, higher: half, than: base}]}
     - {says: another plan, where: T1, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
     - {says: secret, where: T1, cannot: no data, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
@@ -55,6 +56,7 @@ def write_table(folder, title=TITLE, cells=None):
             cell("close", "accuracy", [0.51, 0.51], interval=[0.48, 0.54], difference=[0.01, -0.02, 0.04], p=0.6),
             cell("half", "accuracy", [0.9], planned=2),
             *(cell(row, "other image", [0.5]) for row in ("base", "good", "bad", "close")),
+            *(cell(row, "empty", []) for row in ("base", "good")),
             cell("base", "grade", [3.0]),
             cell("good", "grade", [5.0, 5.2, 5.1]),
             cell("bad", "grade", [2.0]),
@@ -80,7 +82,7 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
     assert said == {
         "plain": Verdict.SHOWS, "turned": Verdict.SHOWS, "wrong": Verdict.NOT, "unclear": Verdict.NOT,
         "both": Verdict.PART, "alike": Verdict.SHOWS, "not alike": Verdict.NOT, "by intervals": Verdict.SHOWS,
-        "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT,
+        "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT, "no control": Verdict.CANNOT,
         "by seeds": Verdict.SHOWS, "one run each": Verdict.CANNOT, "to come": Verdict.NOT_RUN,
         "another plan": Verdict.NOT_RUN, "secret": Verdict.CANNOT, "never": Verdict.CANNOT,
     }  # fmt: skip

@@ -156,12 +156,14 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
 
 
 def _at_control(sides: Sequence[tuple[TableFile, Side]], comparison: Comparison, dataset: str) -> str | None:
-    """Return that no row's interval lies above its control, or None if one does."""
+    """Return that no row's interval lies above its control, or that a row has none; None if one lies above."""
     texts = []
     for table, side in sides:
         cell, control = (
             table.cells[side.row, dataset, str(column)] for column in (comparison.column, comparison.control)
         )
+        if control["mean"] is None:
+            return f"'{side.row}' has no figure in '{comparison.control}'"
         if (cell["interval"] or [cell["mean"]])[0] > control["mean"]:
             return None
         texts.append(f"{100 * cell['mean']:.1f} % beside {100 * control['mean']:.1f} %")
@@ -188,9 +190,9 @@ def _outcomes(comparison: Comparison, tables: Mapping[str, TableFile]) -> list[O
         ):
             outcomes.append(Outcome(comparison, dataset, Verdict.NOT_RUN))
             continue
-        found = measure(first, second, comparison, dataset)
-        if comparison.control is not None:
-            found = _at_control([(first, comparison.first), (second, comparison.second)], comparison, dataset) or found
+        both = [(first, comparison.first), (second, comparison.second)]
+        blind = _at_control(both, comparison, dataset) if comparison.control is not None else None
+        found = blind or measure(first, second, comparison, dataset)
         if isinstance(found, str):
             outcomes.append(Outcome(comparison, dataset, Verdict.CANNOT, reason=found))
         else:
