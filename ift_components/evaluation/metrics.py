@@ -240,7 +240,7 @@ def image_control(
 
     `accuracy` of the control and `difference`: accuracy with the right image less that with another, which is what was read
     from the image, with its interval. Of multiple-choice questions also `balanced_accuracy` (mean over attributes) and the
-    accuracy by attribute.
+    accuracy by attribute; of open ones also `open_recall`, the share of the reference's words, and its difference.
 
     Args:
         rows: the answers about the right images; the first run of each question counts.
@@ -252,23 +252,38 @@ def image_control(
         return None
     first = {(row.item.dataset, row.item.id): row for row in rows if row.run == 0}
     pairs = [(first[control.item.dataset, control.item.id], control) for control in controls]
-    gains = [float(row.correct) - float(control.correct) for row, control in pairs]
-    clusters = [row.item.image_id for row, _ in pairs]
+
+    def compared(
+        pairs: Sequence[tuple[Prediction, Prediction]], score: Callable[[Prediction], float]
+    ) -> dict[str, Any]:
+        gains = [score(row) - score(control) for row, control in pairs]
+        clusters = [row.item.image_id for row, _ in pairs]
+        difference = list(bootstrap_interval(gains, clusters, draws=draws, seed=seed))
+        return {"difference": mean(gains), "difference_interval": difference}
+
     scores = [float(control.correct) for control in controls]
+    clusters = [row.item.image_id for row, _ in pairs]
     left: dict[str, Any] = {
         "questions": len(pairs),
         "accuracy": mean(scores),
         "interval": list(share_interval(scores, clusters, draws=draws, seed=seed)),
-        "difference": mean(gains),
-        "difference_interval": list(bootstrap_interval(gains, clusters, draws=draws, seed=seed)),
+        **compared(pairs, lambda answer: float(answer.correct)),
     }
     if not controls[0].item.options:
+        opened = [pair for pair in pairs if pair[0].item.kind == "open"]
+        if opened:
+            left["open_recall"] = mean(_recall(control) for _, control in opened)
+            left |= {f"open_recall_{name}": value for name, value in compared(opened, _recall).items()}
         return left
     groups = _by(controls, lambda control: control.item.attribute)
     return left | {
         "balanced_accuracy": mean_balanced_accuracy(controls),
         "attributes": {name: mean(float(c.correct) for c in group) for name, group in sorted(groups.items())},
     }
+
+
+def _recall(answer: Prediction) -> float:
+    return float(answer.scores["recall"] or 0)
 
 
 def summarise(

@@ -158,8 +158,7 @@ def _table_of_free(free: Mapping[str, Any]) -> str:
         lines.append(
             f"open questions, recall of the reference's words {free['open_recall']:.3f} ({low:.3f} to {high:.3f})"
         )
-    control = _control_line(free.get("image_control"))
-    return "\n".join([*lines, control] if control else lines)
+    return "\n".join([*lines, *_control_lines(free.get("image_control", {}))])
 
 
 def _calibrated_line(found: Mapping[str, Any] | None) -> str | None:
@@ -172,14 +171,19 @@ def _calibrated_line(found: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def _control_line(control: Mapping[str, Any] | None) -> str | None:
-    if control is None:
-        return None
-    low, high = control["difference_interval"]
-    return (
-        f"with another image's pixels {control['accuracy']:.3f}; read from the image {control['difference']:+.3f} "
-        f"({low:+.3f} to {high:+.3f})"
-    )
+def _control_lines(control: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for title, score, difference in (
+        ("", "accuracy", "difference"),
+        ("recall ", "open_recall", "open_recall_difference"),
+    ):
+        if score in control:
+            low, high = control[f"{difference}_interval"]
+            lines.append(
+                f"{title}with another image's pixels {control[score]:.3f}; read from the image {control[difference]:+.3f} "
+                f"({low:+.3f} to {high:+.3f})"
+            )
+    return lines
 
 
 def table(results: dict[str, Any]) -> str:
@@ -217,6 +221,5 @@ def _table_of_choices(results: dict[str, Any]) -> str:
     )
     if results["constant"]:
         lines.append(f"answered alike whatever the image: {', '.join(results['constant'])}")
-    for line in (_calibrated_line(results.get("calibrated")), _control_line(results.get("image_control"))):
-        lines += [line] if line else []
-    return "\n".join(lines)
+    line = _calibrated_line(results.get("calibrated"))
+    return "\n".join([*lines, *([line] if line else []), *_control_lines(results.get("image_control", {}))])

@@ -72,10 +72,10 @@ def answering(monkeypatch):
 
 
 def looks(item):
-    """Right about the liver and about dark images, but only with the right pixels: with others the liver is missed."""
+    """Right about organs, but only with the right pixels; with others it says a lung, and more than was asked for."""
     if item.kind == "closed":
         return f"{item.reference}, I think."
-    return item.reference if item.task == "free" else "left lung"
+    return item.reference if item.task == "free" else "left lung base"
 
 
 def never_looks(item):
@@ -96,12 +96,17 @@ def test_a_folder_of_open_and_closed_questions(eval_config, folder, answering, w
     assert free["closed_prior"] == pytest.approx(8 / 12)  # always no, the training answer
     assert free["open_prior"] == pytest.approx(8 / 12)  # always left lung
     assert free["prior"] == pytest.approx(16 / 24)
-    assert free["image_control"]["accuracy"] == pytest.approx(20 / 24)
-    assert free["image_control"]["difference"] == pytest.approx(4 / 24)
+    control = free["image_control"]
+    assert (control["accuracy"], control["difference"]) == (0.5, 0.5)
+    assert (free["open_recall"], control["open_recall"]) == (1, pytest.approx(8 / 12))  # the lungs' words
+    assert control["open_recall_difference"] == pytest.approx(4 / 12)
+    low, high = control["open_recall_difference_interval"]
+    assert 0 < low < 4 / 12 < high < 1
     assert free["yes_no"]["balanced_accuracy"] == 1
     page = (out / "report.html").read_text()
     assert "Accuracy of free questions is 100.0 % (" in page
     assert "better than not looking at the image" in page
+    assert "of that share, read from the image, points</td><td>33.3</td>" in page
     assert "Closed questions: 100.0 %" in page
     assert page.count('<td class="left">closed</td>') == 1
     assert page.count('class="card"') == 12
@@ -110,6 +115,7 @@ def test_a_folder_of_open_and_closed_questions(eval_config, folder, answering, w
     printed = table(results)
     assert re.search(r"closed +12 +1.000  0\.\d+ to 1.000 +0.667", printed)
     assert re.search(r"all +24 +1.000  0\.\d+ to 1.000 +0.667", printed)
+    assert "recall with another image's pixels 0.667; read from the image +0.333 (" in printed
     assert "better than not looking at the image" in standing(results)
 
 
