@@ -30,6 +30,8 @@ CLAIMS = """
     - {says: seen, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad, control: other image}]}
     - {says: not seen, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05, control: other image}]}
     - {says: no control, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: empty}]}
+    - {says: graded, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: [accuracy, other image]}]}
+    - {says: blind, where: T1, tests: [{plan: p, column: grade, higher: bad, than: base, control: [accuracy, other image]}]}
     - {says: to come, where: T1, tests: [{plan: p, column: accuracy, higher: half, than: base}]}
     - {says: another plan, where: T1, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
     - {says: secret, where: T1, cannot: no data, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
@@ -83,11 +85,16 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
         "plain": Verdict.SHOWS, "turned": Verdict.SHOWS, "wrong": Verdict.NOT, "unclear": Verdict.NOT,
         "both": Verdict.PART, "alike": Verdict.SHOWS, "not alike": Verdict.NOT, "by intervals": Verdict.SHOWS,
         "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT, "no control": Verdict.CANNOT,
+        "graded": Verdict.SHOWS, "blind": Verdict.CANNOT,
         "by seeds": Verdict.SHOWS, "one run each": Verdict.CANNOT, "to come": Verdict.NOT_RUN,
         "another plan": Verdict.NOT_RUN, "secret": Verdict.CANNOT, "never": Verdict.CANNOT,
     }  # fmt: skip
     turned = next(f for f in findings if f.claim.says == "turned").outcomes[0].measured
     assert (turned.difference, turned.low, turned.high, turned.how) == (0.1, 0.07, 0.13, "paired")
+    blind = next(f for f in findings if f.claim.says == "blind").outcomes[0]
+    assert blind.reason.startswith(
+        "neither is in 'accuracy' above 'other image' (40.0 % beside 50.0 %, 50.0 % beside 50.0 %)"
+    )
 
 
 def test_with_other_figures_the_verdicts_turn(tmp_path, claims):

@@ -25,7 +25,8 @@ class Side:
 class Comparison:
     """Two rows in one column: the first is said to be higher, or, with `within`, to differ by no more than that.
 
-    `control` is a column that one of both must be above, such as what another image's pixels give, to say anything.
+    `control` is a column and one that it must be above in one of both rows to say anything, such as what another image's pixels
+    give.
     """
 
     first: Side
@@ -33,7 +34,7 @@ class Comparison:
     column: str
     datasets: tuple[str, ...] = ()
     within: float | None = None
-    control: str | None = None
+    control: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def _comparisons(node: Mapping[str, Any], where: str) -> Iterator[Comparison]:
     firsts, seconds = (node["same"][:1], node["same"][1:]) if "same" in node else (node["higher"], node["than"])
     for first, second in product(_listed(firsts), _listed(seconds)):
         sides = Side(plan, first), Side(other, second)
-        datasets, within, control = _listed(node.get("datasets", [])), node.get("within"), node.get("control")
-        yield Comparison(*sides, node["column"], datasets, within, control)
+        control = node.get("control")
+        measured = (node["column"], control) if isinstance(control, str) else control and tuple(control)
+        yield Comparison(*sides, node["column"], _listed(node.get("datasets", [])), node.get("within"), measured)
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:

@@ -155,19 +155,19 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
     return from_seeds(one["values"], other["values"]) or "one run of either, and no interval"
 
 
-def _at_control(sides: Sequence[tuple[TableFile, Side]], comparison: Comparison, dataset: str) -> str | None:
+def _at_control(sides: Sequence[tuple[TableFile, Side]], columns: tuple[str, str], dataset: str) -> str | None:
     """Return that no row's interval lies above its control, or that a row has none; None if one lies above."""
     texts = []
     for table, side in sides:
-        cell, control = (
-            table.cells[side.row, dataset, str(column)] for column in (comparison.column, comparison.control)
-        )
+        cell, control = (table.cells[side.row, dataset, column] for column in columns)
         if control["mean"] is None:
-            return f"'{side.row}' has no figure in '{comparison.control}'"
+            return f"'{side.row}' has no figure in '{columns[1]}'"
         if (cell["interval"] or [cell["mean"]])[0] > control["mean"]:
             return None
         texts.append(f"{100 * cell['mean']:.1f} % beside {100 * control['mean']:.1f} %")
-    return f"neither is above '{comparison.control}' ({', '.join(texts)}), so that what is seen is not compared"
+    return (
+        f"neither is in '{columns[0]}' above '{columns[1]}' ({', '.join(texts)}), so that what is seen is not compared"
+    )
 
 
 def _finished(table: TableFile | None, side: Side, dataset: str, column: str) -> bool:
@@ -191,7 +191,7 @@ def _outcomes(comparison: Comparison, tables: Mapping[str, TableFile]) -> list[O
             outcomes.append(Outcome(comparison, dataset, Verdict.NOT_RUN))
             continue
         both = [(first, comparison.first), (second, comparison.second)]
-        blind = _at_control(both, comparison, dataset) if comparison.control is not None else None
+        blind = _at_control(both, comparison.control, dataset) if comparison.control is not None else None
         found = blind or measure(first, second, comparison, dataset)
         if isinstance(found, str):
             outcomes.append(Outcome(comparison, dataset, Verdict.CANNOT, reason=found))
