@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from ift_components.statistics import Floats, MethodComparison, compare_methods,
 
 _HALF = 0.5
 _LAYOUT = ("tiles", "tile_padding", "resize")
+_FROM_IMAGE = {"difference": "accuracy", "open_recall_difference": "open_recall"}
 Key = tuple[str, str, str]
 
 
@@ -65,6 +66,10 @@ class Run:
     def scores(self, name: str, items: Sequence[Item]) -> list[float]:
         """Return a score of questions (`correct` or `recall`), averaged over their repeated runs."""
         return [self._scores[name][item.key] for item in items]
+
+    def scores_of_control(self, name: str, items: Sequence[Item]) -> list[float]:
+        """Return the score of the same questions with another image's pixels."""
+        return [self._scores[name][CONTROLS[item.task].name, item.dataset, item.id] for item in items]
 
 
 def check_alike(first: Run, second: Run) -> None:
@@ -292,6 +297,7 @@ class Measure:
         score: `correct` or `recall`.
         cells: cells whose means are averaged; None takes the plain mean.
         weights: the cells' weights; None weighs them alike.
+        from_image: count what was read from the image, the score less that with another image's pixels.
     """
 
     key: str
@@ -299,10 +305,14 @@ class Measure:
     score: str = "correct"
     cells: list[Any] | None = None
     weights: Mapping[Any, float] | None = None
+    from_image: bool = False
 
     def values(self, runs: Sequence[Run]) -> Floats:
         """Return what each question earned in each run, [runs, questions]."""
-        return np.array([run.scores(self.score, self.items) for run in runs])
+        scores = np.array([run.scores(self.score, self.items) for run in runs])
+        if self.from_image:
+            scores -= np.array([run.scores_of_control(self.score, self.items) for run in runs])
+        return scores
 
     def compared(self, first: Sequence[Run], second: Sequence[Run]) -> MethodComparison:
         """Return the second method's figure less the first's, with what images and seeds leave uncertain.
@@ -326,16 +336,21 @@ class Measure:
         return compare_methods(self.values(first), self.values(second), clusters, self.cells, self.weights)
 
     def interval(self, runs: Sequence[Run]) -> tuple[float, float]:
-        """Return the 95 % interval of a method's figure that its images and seeds leave, within 0 and 1.
+        """Return the 95 % interval of a method's figure that its images and seeds leave, within the figure's range.
 
-        Where all answers are right, or all wrong, nothing spreads: Wilson's over the images stands in.
+        Where all answers are right, or all wrong, nothing spreads: Wilson's over the images stands in; where no answer was read
+        from the image, its bound of the share of images in which one might be, to either side.
         """
         clusters = clusters_of(self.items)
         nothing = np.zeros((1, len(self.items)))
         spread = compare_methods(nothing, self.values(runs), clusters, self.cells, self.weights)
-        if spread.low == spread.high:
-            return wilson_interval(spread.difference, len(set(clusters)))
-        return max(0.0, spread.low), min(1.0, spread.high)
+        least = -1.0 if self.from_image else 0.0
+        if spread.low < spread.high:
+            return max(least, spread.low), min(1.0, spread.high)
+        if self.from_image:
+            reach = wilson_interval(0.0, len(set(clusters)))[1]
+            return max(least, spread.difference - reach), min(1.0, spread.difference + reach)
+        return wilson_interval(spread.difference, len(set(clusters)))
 
 
 def measure_of(run: Run, key: str) -> Measure | None:
@@ -345,9 +360,12 @@ def measure_of(run: Run, key: str) -> Measure | None:
         run: an evaluation with the figure.
         key: its dotted key: `accuracy`, `balanced_accuracy`, `macro_accuracy`, `attributes.NAME.accuracy`,
             `unrelated.NAME.accuracy`, `free.accuracy`, `free.open_accuracy`, `free.sets.NAME.closed_accuracy`,
-            `free.open_recall` and the like.
+            `free.open_recall` and the like; `image_control.difference`, `free.image_control.open_recall_difference`.
     """
     group, _, figure = key.rpartition(".")
+    if group in ("image_control", "free.image_control"):
+        whole = measure_of(run, group.removesuffix("image_control") + _FROM_IMAGE.get(figure, figure))
+        return replace(whole, key=key, from_image=True) if whole and figure in _FROM_IMAGE else None
     own = [item for item in run.items.values() if item.dataset not in run.unrelated]
     choices, free = ([item for item in own if item.task == task.name] for task in (CHOICE, FREE))
     if group == "free" or group.startswith("free.sets."):
@@ -359,7 +377,7 @@ def measure_of(run: Run, key: str) -> Measure | None:
     elif group.startswith("unrelated."):
         choices = [i for i in run.items.values() if i.dataset == group.removeprefix("unrelated.") and i.options]
     elif group:
-        return None
+        choices = []
     if not choices:
         return None
     if figure == "balanced_accuracy":

@@ -212,7 +212,7 @@ def _spread(cell: Cell, own: Sequence[Run], base: Sequence[Run], key: str, notes
         return
     try:
         cell.interval = measure.interval(own)
-        if base and (of_base := measure_of(base[0], key)) is not None:
+        if not measure.from_image and base and (of_base := measure_of(base[0], key)) is not None:
             compared = of_base.compared(base, own)
             cell.difference, cell.p = compared.difference, compared.p
             cell.difference_interval = (compared.low, compared.high)

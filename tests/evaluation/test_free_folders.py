@@ -10,8 +10,9 @@ from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
 from ift_components.errors import UserError
-from ift_components.evaluation.compare import compare
+from ift_components.evaluation.compare import compare, read_run
 from ift_components.evaluation.free_scores import summarise_free
+from ift_components.evaluation.pairs import measure_of
 from ift_components.evaluation.predictors.own import OwnPredictor
 from ift_components.evaluation.records import Item, Prediction
 from ift_components.evaluation.results import table
@@ -102,6 +103,13 @@ def test_a_folder_of_open_and_closed_questions(eval_config, folder, answering, w
     assert control["open_recall_difference"] == pytest.approx(4 / 12)
     low, high = control["open_recall_difference_interval"]
     assert 0 < low < 4 / 12 < high < 1
+    run = read_run(out, "run")
+    every, recall = (measure_of(run, f"free.image_control.{key}") for key in ("difference", "open_recall_difference"))
+    assert (every.values([run]).mean(), recall.values([run]).mean()) == (0.5, pytest.approx(4 / 12))
+    assert recall.interval([run]) == pytest.approx((low, high), abs=0.1)  # Student's beside a bootstrap's
+    reach = proportion_confint(0, IMAGES, method="wilson")[1]  # of every image the same half is read
+    assert every.interval([run]) == pytest.approx((0.5 - reach, 0.5 + reach))
+    assert measure_of(run, "free.image_control.accuracy") is None
     assert free["yes_no"]["balanced_accuracy"] == 1
     page = (out / "report.html").read_text()
     assert "Accuracy of free questions is 100.0 % (" in page
@@ -123,6 +131,9 @@ def test_a_model_that_always_says_no_is_called_constant(eval_config, folder, ans
     answering(never_looks)
     cfg = eval_config(f"data={folder}", "image_control=true")
     free = Evaluation(cfg, world).run()["free"]
+    run = read_run(Path(cfg.output_dir), "run")
+    reach = proportion_confint(0, IMAGES, method="wilson")[1]  # nothing spreads
+    assert measure_of(run, "free.image_control.difference").interval([run]) == pytest.approx((-reach, reach))
     assert free["closed_accuracy"] == pytest.approx(8 / 12)
     assert free["yes_no"]["balanced_accuracy"] == 0.5
     assert free["yes_no"]["most_frequent_answer"] == {"text": "no", "share": 1, "constant": True}

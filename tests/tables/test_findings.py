@@ -27,11 +27,15 @@ CLAIMS = """
     - {says: by intervals, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad}]}
     - {says: by seeds, where: T1, tests: [{plan: p, column: grade, higher: good, than: base}]}
     - {says: one run each, where: T1, tests: [{plan: p, column: grade, higher: bad, than: base}]}
-    - {says: seen, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad, control: other image}]}
-    - {says: not seen, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05, control: other image}]}
-    - {says: no control, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: empty}]}
+    - {says: seen, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad, control: [accuracy, other image]}]}
+    - says: not seen
+      where: T1
+      tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05, control: [accuracy, other image]}]
+    - {says: no control, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: [empty]}]}
     - {says: graded, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: [accuracy, other image]}]}
+    - {says: from the image, where: T1, tests: [{plan: p, column: grade, higher: good, than: base, control: read}]}
     - {says: blind, where: T1, tests: [{plan: p, column: grade, higher: bad, than: base, control: [accuracy, other image]}]}
+    - {says: nor here, where: T1, tests: [{plan: p, column: grade, higher: bad, than: base, control: read}]}
     - {says: to come, where: T1, tests: [{plan: p, column: accuracy, higher: half, than: base}]}
     - {says: another plan, where: T1, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
     - {says: secret, where: T1, cannot: no data, tests: [{plan: q, column: accuracy, higher: good, than: base}]}
@@ -59,6 +63,9 @@ def write_table(folder, title=TITLE, cells=None):
             cell("half", "accuracy", [0.9], planned=2),
             *(cell(row, "other image", [0.5]) for row in ("base", "good", "bad", "close")),
             *(cell(row, "empty", []) for row in ("base", "good")),
+            cell("base", "read", [0.02], interval=[-0.01, 0.05]),
+            cell("good", "read", [0.03], interval=[0.01, 0.05]),
+            cell("bad", "read", [0.0], interval=[-0.1, 0.1]),
             cell("base", "grade", [3.0]),
             cell("good", "grade", [5.0, 5.2, 5.1]),
             cell("bad", "grade", [2.0]),
@@ -85,7 +92,7 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
         "plain": Verdict.SHOWS, "turned": Verdict.SHOWS, "wrong": Verdict.NOT, "unclear": Verdict.NOT,
         "both": Verdict.PART, "alike": Verdict.SHOWS, "not alike": Verdict.NOT, "by intervals": Verdict.SHOWS,
         "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT, "no control": Verdict.CANNOT,
-        "graded": Verdict.SHOWS, "blind": Verdict.CANNOT,
+        "graded": Verdict.SHOWS, "blind": Verdict.CANNOT, "from the image": Verdict.SHOWS, "nor here": Verdict.CANNOT,
         "by seeds": Verdict.SHOWS, "one run each": Verdict.CANNOT, "to come": Verdict.NOT_RUN,
         "another plan": Verdict.NOT_RUN, "secret": Verdict.CANNOT, "never": Verdict.CANNOT,
     }  # fmt: skip

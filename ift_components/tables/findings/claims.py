@@ -25,8 +25,8 @@ class Side:
 class Comparison:
     """Two rows in one column: the first is said to be higher, or, with `within`, to differ by no more than that.
 
-    `control` is a column and one that it must be above in one of both rows to say anything, such as what another image's pixels
-    give.
+    `control` is a column that must be above 0 in one of both rows to say anything, such as what was read from the image, or a
+    column and one that it must be above, such as what another image's pixels give.
     """
 
     first: Side
@@ -34,7 +34,7 @@ class Comparison:
     column: str
     datasets: tuple[str, ...] = ()
     within: float | None = None
-    control: tuple[str, str] | None = None
+    control: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ def _comparisons(node: Mapping[str, Any], where: str) -> Iterator[Comparison]:
     firsts, seconds = (node["same"][:1], node["same"][1:]) if "same" in node else (node["higher"], node["than"])
     for first, second in product(_listed(firsts), _listed(seconds)):
         sides = Side(plan, first), Side(other, second)
-        control = node.get("control")
-        measured = (node["column"], control) if isinstance(control, str) else control and tuple(control)
-        yield Comparison(*sides, node["column"], _listed(node.get("datasets", [])), node.get("within"), measured)
+        datasets, within, control = (
+            _listed(node.get("datasets", [])),
+            node.get("within"),
+            _listed(node.get("control", [])),
+        )
+        yield Comparison(*sides, node["column"], datasets, within, control)
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:

@@ -155,19 +155,20 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
     return from_seeds(one["values"], other["values"]) or "one run of either, and no interval"
 
 
-def _at_control(sides: Sequence[tuple[TableFile, Side]], columns: tuple[str, str], dataset: str) -> str | None:
+def _at_control(sides: Sequence[tuple[TableFile, Side]], columns: tuple[str, ...], dataset: str) -> str | None:
     """Return that no row's interval lies above its control, or that a row has none; None if one lies above."""
     texts = []
     for table, side in sides:
-        cell, control = (table.cells[side.row, dataset, column] for column in columns)
-        if control["mean"] is None:
-            return f"'{side.row}' has no figure in '{columns[1]}'"
-        if (cell["interval"] or [cell["mean"]])[0] > control["mean"]:
+        cells = [table.cells[side.row, dataset, column] for column in columns]
+        missing = [column for column, cell in zip(columns, cells, strict=True) if cell["mean"] is None]
+        if missing:
+            return f"'{side.row}' has no figure in '{missing[0]}'"
+        least = (cells[0]["interval"] or [cells[0]["mean"]])[0]
+        if least > (cells[1]["mean"] if len(cells) > 1 else 0):
             return None
-        texts.append(f"{100 * cell['mean']:.1f} % beside {100 * control['mean']:.1f} %")
-    return (
-        f"neither is in '{columns[0]}' above '{columns[1]}' ({', '.join(texts)}), so that what is seen is not compared"
-    )
+        texts.append(" beside ".join(f"{100 * cell['mean']:.1f} %" for cell in cells))
+    other = f"'{columns[1]}'" if len(columns) > 1 else "0"
+    return f"neither is in '{columns[0]}' above {other} ({', '.join(texts)}), so that what is seen is not compared"
 
 
 def _finished(table: TableFile | None, side: Side, dataset: str, column: str) -> bool:
@@ -191,7 +192,7 @@ def _outcomes(comparison: Comparison, tables: Mapping[str, TableFile]) -> list[O
             outcomes.append(Outcome(comparison, dataset, Verdict.NOT_RUN))
             continue
         both = [(first, comparison.first), (second, comparison.second)]
-        blind = _at_control(both, comparison.control, dataset) if comparison.control is not None else None
+        blind = _at_control(both, comparison.control, dataset) if comparison.control else None
         found = blind or measure(first, second, comparison, dataset)
         if isinstance(found, str):
             outcomes.append(Outcome(comparison, dataset, Verdict.CANNOT, reason=found))
