@@ -113,7 +113,7 @@ def test_claims_name_what_plans_have():
         for side in (test.first, test.second):
             plan = PLANS[side.plan]
             assert side.row in plan["rows"], side
-            assert {test.column, test.control or test.column} <= set(plan["columns"]), test
+            assert {test.column, *test.control} <= set(plan["columns"]), test
             assert set(test.datasets) <= set(plan["datasets"])
     packaged = {name for name in PLANS if name.endswith("_tiny.yaml")} | {
         "forgetting.yaml",
