@@ -253,27 +253,28 @@ def image_control(
     first = {(row.item.dataset, row.item.id): row for row in rows if row.run == 0}
     pairs = [(first[control.item.dataset, control.item.id], control) for control in controls]
 
-    def compared(
-        pairs: Sequence[tuple[Prediction, Prediction]], score: Callable[[Prediction], float]
-    ) -> dict[str, Any]:
-        gains = [score(row) - score(control) for row, control in pairs]
-        clusters = [row.item.image_id for row, _ in pairs]
-        difference = list(bootstrap_interval(gains, clusters, draws=draws, seed=seed))
-        return {"difference": mean(gains), "difference_interval": difference}
-
-    scores = [float(control.correct) for control in controls]
     clusters = [row.item.image_id for row, _ in pairs]
+    scores = [float(control.correct) for control in controls]
+
+    def read(score: Callable[[Prediction], float], kind: str | None = None) -> tuple[float, list[float]]:
+        of_kind = [pair for pair in pairs if kind is None or pair[0].item.kind == kind]
+        gains = [score(row) - score(control) for row, control in of_kind]
+        images = [row.item.image_id for row, _ in of_kind]
+        return mean(gains), list(bootstrap_interval(gains, images, draws=draws, seed=seed))
+
+    difference, interval = read(lambda answer: float(answer.correct))
     left: dict[str, Any] = {
         "questions": len(pairs),
         "accuracy": mean(scores),
         "interval": list(share_interval(scores, clusters, draws=draws, seed=seed)),
-        **compared(pairs, lambda answer: float(answer.correct)),
+        "difference": difference,
+        "difference_interval": interval,
     }
     if not controls[0].item.options:
-        opened = [pair for pair in pairs if pair[0].item.kind == "open"]
+        opened = [control for control in controls if control.item.kind == "open"]
         if opened:
-            left["open_recall"] = mean(_recall(control) for _, control in opened)
-            left |= {f"open_recall_{name}": value for name, value in compared(opened, _recall).items()}
+            left["open_recall"] = mean(_recall(control) for control in opened)
+            left["open_recall_difference"], left["open_recall_difference_interval"] = read(_recall, "open")
         return left
     groups = _by(controls, lambda control: control.item.attribute)
     return left | {

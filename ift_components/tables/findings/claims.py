@@ -95,12 +95,8 @@ def _comparisons(node: Mapping[str, Any], where: str) -> Iterator[Comparison]:
     firsts, seconds = (node["same"][:1], node["same"][1:]) if "same" in node else (node["higher"], node["than"])
     for first, second in product(_listed(firsts), _listed(seconds)):
         sides = Side(plan, first), Side(other, second)
-        datasets, within, control = (
-            _listed(node.get("datasets", [])),
-            node.get("within"),
-            _listed(node.get("control", [])),
-        )
-        yield Comparison(*sides, node["column"], datasets, within, control)
+        datasets, control = _listed(node.get("datasets", [])), _listed(node.get("control", []))
+        yield Comparison(*sides, node["column"], datasets, node.get("within"), control)
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:
