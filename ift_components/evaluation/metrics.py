@@ -252,7 +252,6 @@ def image_control(
         return None
     first = {(row.item.dataset, row.item.id): row for row in rows if row.run == 0}
     pairs = [(first[control.item.dataset, control.item.id], control) for control in controls]
-
     clusters = [row.item.image_id for row, _ in pairs]
     scores = [float(control.correct) for control in controls]
 

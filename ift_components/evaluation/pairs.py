@@ -364,8 +364,8 @@ def measure_of(run: Run, key: str) -> Measure | None:
     """
     group, _, figure = key.rpartition(".")
     if group in ("image_control", "free.image_control"):
-        whole = measure_of(run, group.removesuffix("image_control") + _FROM_IMAGE.get(figure, figure))
-        return replace(whole, key=key, from_image=True) if whole and figure in _FROM_IMAGE else None
+        whole = measure_of(run, group.removesuffix("image_control") + _FROM_IMAGE.get(figure, ""))
+        return whole and replace(whole, key=key, from_image=True)
     own = [item for item in run.items.values() if item.dataset not in run.unrelated]
     choices, free = ([item for item in own if item.task == task.name] for task in (CHOICE, FREE))
     if group == "free" or group.startswith("free.sets."):

@@ -102,6 +102,8 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
     assert blind.reason.startswith(
         "neither is in 'accuracy' above 'other image' (40.0 % beside 50.0 %, 50.0 % beside 50.0 %)"
     )
+    blind = next(f for f in findings if f.claim.says == "nor here").outcomes[0]
+    assert blind.reason.startswith("neither is in 'read' above 0 (0.0 %, 2.0 %), so that")
 
 
 def test_with_other_figures_the_verdicts_turn(tmp_path, claims):
