@@ -180,12 +180,27 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
     )
     assert "| Response shuffling helps ordinary tuning. | Tables 1 and 4 | **does not show** |" in page
     assert "FT less untuned, accuracy, d: +20.0 points (+17.0 to +23.0), p = 0.001, paired" in page
-    assert "[table](table1_tiny/table.md)" in page
-    assert (out / "table1_tiny" / "figures" / "bars.png").read_bytes() == b"png"
+    assert "### Table 1 on the miniature: d" in page
+    assert "[table](table1_tiny-d/table.md)" in page
+    assert (out / "table1_tiny-d" / "figures" / "bars.png").read_bytes() == b"png"
     shutil.rmtree(table)
     again = run(write_table(tmp_path / "second", title="Table 2 on the miniature, update rules"))
     assert "**shows here**" in again
-    assert (out / "table2_tiny" / "table.md").is_file()
+    assert (out / "table2_tiny-d" / "table.md").is_file()
+    for one in cells:
+        one["dataset"] = "e"
+    cells[3] = {**cells[3], "mean": 0.2, "interval": [0.18, 0.22]}
+    apart = write_table(tmp_path / "apart", cells=cells)
+    content = json.loads((apart / "table.json").read_text())
+    with pytest.raises(SystemExit):
+        run(apart)
+    assert "have different baselines, 'FT' and 'base'" in capsys.readouterr().err
+    (apart / "table.json").write_text(json.dumps({**content, "baseline": "FT"}))
+    page = run(apart)
+    assert "| Table 1 | **shows in part** |" in page
+    assert "InstFree less untuned, accuracy, d: +21.0 points" in page
+    assert "InstFree less untuned, accuracy, e: -10.0 points" in page
+    assert {path.name for path in out.glob("table1_tiny*")} == {"table1_tiny-d", "table1_tiny-e"}
     with pytest.raises(SystemExit):
         run(write_table(tmp_path / "third", title="Nobody's"))
     assert "its table is called 'Nobody's', as no packaged plan is" in capsys.readouterr().err

@@ -2,8 +2,9 @@
 
 python -m ift_components.tables.findings TABLE_FOLDER... --out OUT
 
-OUT/README.md has a verdict on every claim of `claims.yaml`; OUT/PLAN/ holds each table and its figures. Tables that OUT holds
-from earlier calls count too, and are replaced by those that are given.
+OUT/README.md has a verdict on every claim of `claims.yaml`; OUT/PLAN/ holds each table and its figures, or OUT/PLAN-DATASETS/
+where the plan has several datasets, so that they can be run apart. Tables that OUT holds from earlier calls count too, and are
+replaced by those of the same plan and datasets that are given.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from ift_components.errors import DataError, UserError
 from ift_components.files import write_text
 from ift_components.pages import environment, now
 from ift_components.tables.findings.claims import read_claims
-from ift_components.tables.findings.verdicts import Outcome, TableFile, Verdict, decide, read_table
+from ift_components.tables.findings.verdicts import Outcome, TableFile, Verdict, decide, joined, read_table
 
 _KEPT = ("table.md", "table.csv", "table.tex", "table.json")
 
@@ -41,6 +42,11 @@ def plan_of(folder: Path, table: TableFile, known: Mapping[str, Mapping[str, Any
         if node["title"] == table.title:
             return name
     raise DataError(f"{folder}: its table is called '{table.title}', as no packaged plan is; titles tell them apart")
+
+
+def place_of(plan: Mapping[str, Any], name: str, table: TableFile) -> str:
+    """Return the folder of a plan's table: the plan's name, and the table's datasets if the plan has several."""
+    return "-".join([Path(name).stem, *(table.datasets if len(plan["datasets"]) > 1 else [])])
 
 
 def outcome_text(outcome: Outcome, known: Mapping[str, Mapping[str, Any]]) -> str:
@@ -83,10 +89,10 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         out: the folder to write into.
 
     Raises:
-        DataError: if a folder is not there, or holds a table of no packaged plan.
+        DataError: if a folder is not there, holds a table of no packaged plan, or two of one plan have different baselines.
     """
     known = plans()
-    found: dict[str, tuple[Path, TableFile]] = {}
+    found: dict[str, tuple[str, Path, TableFile]] = {}
     earlier = sorted(path.parent for path in out.glob("*/table.json"))
     without = []
     for folder in (*earlier, *folders):
@@ -96,15 +102,16 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         if table is None:
             without.append(folder)
             continue
-        found[plan_of(folder, table, known)] = folder, table
+        name = plan_of(folder, table, known)
+        found[place_of(known[name], name, table)] = name, folder, table
+    by_plan: dict[str, TableFile] = {}
+    for name, _, table in found.values():
+        by_plan[name] = joined(by_plan[name], table) if name in by_plan else table
     out.mkdir(parents=True, exist_ok=True)
-    shown = []
-    for name, (folder, table) in found.items():
-        place = Path(name).stem
-        shown.append((table.title, place, _copied(folder, out / place)))
+    shown = [(table, place, _copied(folder, out / place)) for place, (_, folder, table) in sorted(found.items())]
     for folder in without:
         print(f"note: {folder} holds no table yet: let its plan come to its end", file=sys.stderr)
-    decided = decide(read_claims(), {name: table for name, (_, table) in found.items()})
+    decided = decide(read_claims(), by_plan)
     counts = {verdict: sum(f.verdict is verdict for _, some in decided for f in some) for verdict in Verdict}
     values = {"papers": decided, "tables": shown, "counts": counts, "date": now(), "command": command_line()}
     page = environment("ift_components.tables").get_template("findings.md")

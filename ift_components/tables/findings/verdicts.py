@@ -108,6 +108,20 @@ def read_table(folder: Path) -> TableFile | None:
         raise DataError(f"{path} is no table of ift_table_recipe ({error!r})") from error
 
 
+def joined(first: TableFile, second: TableFile) -> TableFile:
+    """Return one table of two of the same plan, such as of its datasets run apart; where both have a cell, the second's counts.
+
+    Raises:
+        DataError: if they were compared with different rows.
+    """
+    if first.baseline != second.baseline:
+        raise DataError(
+            f"two tables '{first.title}' have different baselines, '{first.baseline}' and '{second.baseline}'; "
+            "give tables of one plan as it is"
+        )
+    return replace(second, cells={**first.cells, **second.cells})
+
+
 def from_intervals(first: Mapping[str, Any], second: Mapping[str, Any]) -> Measured:
     """Return the difference of two cells from their own intervals (MOVER), and a p-value from its width on the side of 0."""
     (low1, high1), (low2, high2) = first["interval"], second["interval"]
