@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,25 @@ _KEPT = 512  # files whose content is kept, by their time
 
 
 @dataclass
+class Difference:
+    """A row's figure less another row's, paired by question.
+
+    Attributes:
+        value: the difference.
+        low: lower end of its 95 % interval over images and seeds.
+        high: its upper end.
+        p: p-value of no difference.
+        p_holm: the same, corrected for all tests of the table.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float | None = None
+
+
+@dataclass
 class Cell:
     """One figure of a row on a dataset.
 
@@ -32,10 +51,7 @@ class Cell:
         sd: their standard deviation (n - 1); None for one.
         interval: 95 % interval over images and seeds; None where the figure is no mean over questions.
         paper: the paper's own number.
-        difference: mean less that of the baseline.
-        difference_interval: its 95 % interval over images and seeds.
-        p: p-value of no difference.
-        p_holm: the same, corrected for all tests of the table.
+        differences: by the row that it is compared with, the baseline and those that the plan names.
     """
 
     values: list[float]
@@ -45,10 +61,7 @@ class Cell:
     sd: float | None = None
     interval: tuple[float, float] | None = None
     paper: float | None = None
-    difference: float | None = None
-    difference_interval: tuple[float, float] | None = None
-    p: float | None = None
-    p_holm: float | None = None
+    differences: dict[str, Difference] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the cell as plain data."""
@@ -142,9 +155,9 @@ def make_table(plan: Plan, planned: Planned, *, complete: bool) -> Table:
     if complete:
         for dataset in plan.datasets:
             _add_spread(plan, planned, dataset, table)
-        tested = [cell for cell in table.cells.values() if cell.p is not None]
-        for cell, corrected in zip(tested, holm([cell.p for cell in tested if cell.p is not None]), strict=True):
-            cell.p_holm = corrected
+        tested = [difference for cell in table.cells.values() for difference in cell.differences.values()]
+        for difference, corrected in zip(tested, holm([one.p for one in tested]), strict=True):
+            difference.p_holm = corrected
     return table
 
 
@@ -173,7 +186,7 @@ def _cell(plan: Plan, planned: Planned, row: Row, dataset: str, title: str) -> C
 
 
 def _add_spread(plan: Plan, planned: Planned, dataset: str, table: Table) -> None:
-    """Add intervals to a dataset's cells, and tests against the baseline."""
+    """Add intervals to a dataset's cells, and tests against the rows that they are compared with."""
     runs: dict[tuple[str, str], list[Run]] = {}
     for row in plan.rows:
         if dataset not in row.datasets or row.values is not None:
@@ -185,11 +198,11 @@ def _add_spread(plan: Plan, planned: Planned, dataset: str, table: Table) -> Non
                 runs[row.name, stage] = _read(folders, row.name, table.notes)
     for row in plan.rows:
         for title, column in plan.columns.items():
-            own = runs.get((row.name, plan.stage_of(column)), [])
-            base = runs.get((plan.baseline or "", plan.stage_of(column)), [])
+            stage = plan.stage_of(column)
+            own = runs.get((row.name, stage), [])
             if own and column.file == "results.json":
-                cell = table.cells[row.name, dataset, title]
-                _spread(cell, own, base if row.name != plan.baseline else [], column.key, table.notes)
+                others = {name: runs[name, stage] for name in plan.compared(row, title) if runs.get((name, stage))}
+                _spread(table.cells[row.name, dataset, title], own, others, column.key, table.notes)
 
 
 def _read(folders: Sequence[Path], row: str, notes: list[str]) -> list[Run]:
@@ -206,18 +219,21 @@ def _read(folders: Sequence[Path], row: str, notes: list[str]) -> list[Run]:
     return runs
 
 
-def _spread(cell: Cell, own: Sequence[Run], base: Sequence[Run], key: str, notes: list[str]) -> None:
+def _spread(cell: Cell, own: Sequence[Run], others: Mapping[str, Sequence[Run]], key: str, notes: list[str]) -> None:
     measure = measure_of(own[0], key)
     if measure is None or cell.mean is None:
         return
-    try:
-        cell.interval = measure.interval(own)
-        if not measure.from_image and base and (of_base := measure_of(base[0], key)) is not None:
-            compared = of_base.compared(base, own)
-            cell.difference, cell.p = compared.difference, compared.p
-            cell.difference_interval = (compared.low, compared.high)
-    except DataError as error:
-        _note(notes, f"{own[0].name} is not compared: {str(error).removeprefix('compare: ')}")
+    cell.interval = measure.interval(own)
+    for name, other in others.items():
+        of_other = None if measure.from_image else measure_of(other[0], key)
+        if of_other is None:
+            continue
+        try:
+            found = of_other.compared(other, own)
+        except DataError as error:
+            _note(notes, f"{own[0].name} is not compared: {str(error).removeprefix('compare: ')}")
+        else:
+            cell.differences[name] = Difference(found.difference, found.low, found.high, found.p)
 
 
 def _note(notes: list[str], text: str) -> None:

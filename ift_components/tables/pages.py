@@ -3,8 +3,8 @@
 import base64
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ift_components.config import command_line
 from ift_components.files import write_json, write_text
 from ift_components.pages import environment, now, tex
 from ift_components.statistics import mean, rounded
-from ift_components.tables.cells import Cell, Table
+from ift_components.tables.cells import Cell, Difference, Table
 from ift_components.tables.folder import LOG, Progress, State, last_lines, progress_of
 from ift_components.tables.plan import Plan
 from ift_components.tables.runs import Planned, PlannedRun
@@ -24,10 +24,8 @@ REFRESH = 30
 _TAIL = 8
 _MINUTE = 60
 _SIGNIFICANT = 0.05
-_CSV_HEAD = (
-    "row", "dataset", "column", "unit", "seeds", "planned", "mean", "sd", "low", "high", "paper", "difference",
-    "difference_low", "difference_high", "p", "p_holm", "values",
-)  # fmt: skip
+_CSV_HEAD = ("row", "dataset", "column", "unit", "seeds", "planned", "mean", "sd", "low", "high", "paper", "values")
+_DIFFERENCES_HEAD = ("row", "than", "dataset", "column", "unit", "difference", "low", "high", "p", "p_holm")
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,39 @@ def interval_text(cell: Cell | None, column: ColumnSettings) -> str:
     return f"{number_text(low, column)} to {number_text(high, column)}"
 
 
-def difference_text(cell: Cell | None, column: ColumnSettings) -> str:
-    """Return the difference to the baseline with its interval and p-value corrected by Holm."""
-    if cell is None or cell.difference is None or cell.difference_interval is None or cell.p_holm is None:
+def difference_text(found: Difference | None, column: ColumnSettings) -> str:
+    """Return the difference to another row with its interval and p-value corrected by Holm."""
+    if found is None:
         return ""
     scale = 100 if column.unit == "percent" else 1
-    low, high = cell.difference_interval
-    return f"{scale * cell.difference:+.1f} ({scale * low:+.1f} to {scale * high:+.1f}), p = {cell.p_holm:.2g}"
+    value, low, high = (f"{scale * end:+z.1f}" for end in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high}), p = {found.p_holm:.2g}"
+
+
+def is_clear(found: Difference | None) -> bool:
+    """Return whether a difference has p < 0.05 after Holm's correction."""
+    return found is not None and found.p_holm is not None and found.p_holm < _SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of a dataset that are compared with one row, and the columns in which some of them are."""
+
+    than: str
+    rows: list[str]
+    columns: list[str]
+
+
+def comparisons(plan: Plan, table: Table, dataset: str) -> list[Comparison]:
+    """Return all comparisons of a dataset, those with the baseline first."""
+    found: dict[str, tuple[dict[str, None], set[str]]] = {}
+    for (row, name, title), cell in table.cells.items():
+        for than in cell.differences if name == dataset else ():
+            rows, columns = found.setdefault(than, ({}, set()))
+            rows[row] = None
+            columns.add(title)
+    first = sorted(found, key=lambda than: than != plan.baseline)
+    return [Comparison(t, list(found[t][0]), [c for c in plan.columns if c in found[t][1]]) for t in first]
 
 
 def seeds_text(plan: Plan, table: Table, row: str, dataset: str) -> str:
@@ -167,14 +191,13 @@ def _values(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path],
         "command": command_line(),
         "summary": _summary(plan, table) if len(plan.tabled) > 1 else [],
         "paper": paper,
-        "tested": {
-            title: any(c.p is not None for (_, _, t), c in table.cells.items() if t == title) for title in plan.columns
-        },
+        "comparisons": {name: comparisons(plan, table, name) for name in plan.tabled},
         "figures": [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in figures],
         "figure_files": [path.name for path in figures],
         "cell_text": cell_text,
         "interval_text": interval_text,
         "difference_text": difference_text,
+        "is_clear": is_clear,
         "number_text": number_text,
         "seeds_text": seeds_text,
     }
@@ -195,13 +218,14 @@ def write_status(plan: Plan, planned: Planned, table: Table, figures: Sequence[P
 
 
 def write_tables(plan: Plan, planned: Planned, table: Table, figures: Sequence[Path]) -> None:
-    """Write `table.html`, `table.md`, `table.tex`, `table.csv` and `table.json`."""
+    """Write `table.html`, `table.md`, `table.tex`, `table.csv`, `differences.csv` and `table.json`."""
     values = _values(plan, planned, table, figures, running=False)
     templates = environment("ift_components.tables")
     for name in ("table.html", "table.md"):
         write_text(plan.output / name, templates.get_template(name).render(values))
     write_text(plan.output / "table.tex", _latex(plan, table))
-    write_text(plan.output / "table.csv", _csv(plan, table))
+    write_text(plan.output / "table.csv", _cells_csv(plan, table))
+    write_text(plan.output / "differences.csv", _differences_csv(plan, table))
     rows = [
         {"row": row, "dataset": dataset, "column": title, **cell.to_dict()}
         for (row, dataset, title), cell in table.cells.items()
@@ -228,7 +252,7 @@ def _latex(plan: Plan, table: Table) -> str:
             for title, column in plan.columns.items():
                 cell = table.cells[row.name, name, title]
                 text = cell_text(cell, column, r"$\pm$")
-                significant = cell.p_holm is not None and cell.p_holm < _SIGNIFICANT
+                significant = is_clear(cell.differences.get(plan.baseline or ""))
                 cells.append((rf"\textbf{{{text}}}" if significant else text) or "--")
             lines.append(" & ".join([tex(row.name), *cells]) + r" \\")
         blocks.append("\n".join([*lines, r"\hline", r"\end{tabular}"]))
@@ -238,15 +262,32 @@ def _latex(plan: Plan, table: Table) -> str:
     return note + "\n\n".join(blocks) + "\n"
 
 
-def _csv(plan: Plan, table: Table) -> str:
+def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_HEAD)
-    for (row, dataset, title), cell in table.cells.items():
-        ends, sides = cell.interval or ("", ""), cell.difference_interval or ("", "")
-        unit = "share" if plan.columns[title].unit == "percent" else "number"
-        figures = [cell.mean, cell.sd, *ends, cell.paper, cell.difference, *sides, cell.p, cell.p_holm]
-        texts = ["" if value is None else f"{value:.8g}" if isinstance(value, float) else value for value in figures]
-        every = " ".join(f"{value:.8g}" for value in cell.values)
-        writer.writerow([row, dataset, title, unit, len(cell.values), cell.planned, *texts, every])
+    writer.writerow(head)
+    for line in lines:
+        writer.writerow([f"{v:.8g}" if isinstance(v, float) else "" if v is None else v for v in line])
     return buffer.getvalue()
+
+
+def _unit(plan: Plan, title: str) -> str:
+    return "share" if plan.columns[title].unit == "percent" else "number"
+
+
+def _cells_csv(plan: Plan, table: Table) -> str:
+    lines = []
+    for (row, dataset, title), cell in table.cells.items():
+        every = " ".join(f"{value:.8g}" for value in cell.values)
+        figures = (cell.mean, cell.sd, *(cell.interval or ("", "")), cell.paper, every)
+        lines.append((row, dataset, title, _unit(plan, title), len(cell.values), cell.planned, *figures))
+    return _csv(_CSV_HEAD, lines)
+
+
+def _differences_csv(plan: Plan, table: Table) -> str:
+    lines = [
+        (row, than, dataset, title, _unit(plan, title), *astuple(found))
+        for (row, dataset, title), cell in table.cells.items()
+        for than, found in cell.differences.items()
+    ]
+    return _csv(_DIFFERENCES_HEAD, lines)

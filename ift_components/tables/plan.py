@@ -20,7 +20,7 @@ EXECUTORS = ("local", "slurm")
 UNITS = ("percent", "number")
 RESUMES = ("flag", "itself", "afresh")
 _DATASET_KEYS = ("folder", "config", "root", "overrides", "title")
-_ROW_KEYS = ("like", "without", "stages", "seeds", "datasets", "paper", "values", "x", "series")
+_ROW_KEYS = ("like", "without", "stages", "seeds", "datasets", "paper", "values", "x", "series", "against")
 _NAME = re.compile(r"[A-Za-z]\w*")
 
 
@@ -41,7 +41,8 @@ class Row:
     """A row of a plan; `own` and `stages` hold overrides by stage: the row's own, and with those of the rows it is like.
 
     Those of `data` are of how its datasets are prepared. `named` are the datasets that it asks for, none for all of them;
-    `datasets` those of them that the plan has, since one may be left out on the command line.
+    `datasets` those of them that the plan has, since one may be left out on the command line. `against` holds columns in
+    which it is compared with other rows than the baseline, by row.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     values: dict[str, str | None] | None
     x: float | None
     series: str
+    against: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Plan:
     def tabled(self) -> dict[str, Dataset]:
         """The datasets that a row runs on; others are there for stages to refer to."""
         return {name: one for name, one in self.datasets.items() if any(name in row.datasets for row in self.rows)}
+
+    def compared(self, row: Row, column: str) -> list[str]:
+        """Return the rows that a row is compared with in a column: the baseline, and those that it names."""
+        named = [other for other, columns in row.against.items() if column in columns]
+        usual = [self.baseline] if self.baseline is not None else []
+        return [name for name in dict.fromkeys([*usual, *named]) if name != row.name]
 
     def stage_of(self, column: ColumnSettings) -> str:
         """Return the stage whose file a column reads."""
@@ -128,6 +136,7 @@ def load_plan(name: str, overrides: Iterable[str]) -> Plan:
         ConfigError: naming the key that is wrong.
         DataError: if a dataset is not there; the message says what to download or prepare.
     """
+    overrides = list(overrides)
     cfg, file = read_config(name, overrides), find_config(name)
     _check_present(cfg, file.name)
     settings = _typed(cfg, file.name)
@@ -142,8 +151,10 @@ def load_plan(name: str, overrides: Iterable[str]) -> Plan:
     for key, node in settings.rows.items():
         rows[key] = _row(key, _mapping(f"rows.{key}", node), rows, settings)
     columns = {key: _column(key, node, stages) for key, node in settings.columns.items()}
+    left_out = {one.removeprefix("~rows.") for one in overrides if one.startswith("~rows.")}
     for row in rows.values():
         _check_cells(row, columns)
+        _check_against(row, rows, columns, left_out)
     baseline = settings.baseline or ("baseline" if "baseline" in rows else None)
     if baseline is not None and baseline not in rows:
         raise ConfigError(f"baseline: there is no row '{baseline}'; {suggest(baseline, rows)}")
@@ -341,6 +352,10 @@ def _row(name: str, node: dict[str, Any], earlier: Mapping[str, Row], settings: 
         values=None if values is None else _mapping(f"{where}.values", values),
         x=None if x is None else float(x),
         series=str(node.get("series") or ""),
+        against={
+            str(other): _listed(f"{where}.against.{other}", columns)
+            for other, columns in _mapping(f"{where}.against", node.get("against")).items()
+        },
     )
 
 
@@ -386,3 +401,23 @@ def _check_cells(row: Row, columns: Mapping[str, ColumnSettings]) -> None:
     for column in row.values or {}:
         if column not in columns:
             raise ConfigError(f"{where}.values: there is no column '{column}'; {suggest(str(column), columns)}")
+
+
+def _check_against(
+    row: Row, rows: Mapping[str, Row], columns: Mapping[str, ColumnSettings], left_out: Iterable[str]
+) -> None:
+    """Check which rows a row is compared with; one of them may have been left out on the command line."""
+    where = f"rows.{row.name}.against"
+    for other, titles in row.against.items():
+        if other in left_out:
+            continue
+        if other not in rows or other == row.name:
+            raise ConfigError(f"{where}: there is no other row '{other}'; {suggest(other, rows)}")
+        for one in (row, rows[other]):
+            if one.values is not None:
+                raise ConfigError(f"{where}.{other}: '{one.name}' shows keys of its own (values) and is not compared")
+        if row.named and rows[other].named and not set(row.named) & set(rows[other].named):
+            raise ConfigError(f"{where}.{other}: the two rows have no dataset in common")
+        for title in titles:
+            if title not in columns:
+                raise ConfigError(f"{where}.{other}: there is no column '{title}'; {suggest(title, columns)}")

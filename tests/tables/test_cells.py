@@ -68,14 +68,16 @@ def test_means_spread_and_tests_are_those_of_the_answers(ended):
             cells = [(item.attribute, item.answer_text) for item in items] if title == "balanced" else None
             expected = compare_methods(*sides, clusters, cells)  # every attribute has two classes: they weigh alike
             cell = table.cells[row, "toys", title]
-            assert cell.difference == pytest.approx(expected.difference)
-            assert cell.difference_interval == pytest.approx((expected.low, expected.high))
+            found = cell.differences["baseline"]
+            assert (found.value, found.low, found.high) == pytest.approx(
+                (expected.difference, expected.low, expected.high)
+            )
             assert cell.interval[0] <= cell.mean <= cell.interval[1]
-            tested.append(cell)
+            tested.append(found)
             p_values.append(expected.p)
-    assert [cell.p_holm for cell in tested] == pytest.approx(holm(p_values))
-    assert table.cells["better method", "toys", "accuracy"].p_holm < 0.05
-    assert table.cells["baseline", "toys", "accuracy"].p is None
+    assert [found.p_holm for found in tested] == pytest.approx(holm(p_values))
+    assert table.cells["better method", "toys", "accuracy"].differences["baseline"].p_holm < 0.05
+    assert table.cells["baseline", "toys", "accuracy"].differences == {}
     # Further columns: another key of the same runs, a list's length, a share of run.json.
     assert table.cells["prior", "toys", "accuracy"].values == [0.6]
     assert table.cells["prior", "toys", "balanced"].planned == 0
@@ -84,6 +86,40 @@ def test_means_spread_and_tests_are_those_of_the_answers(ended):
     assert table.cells["untuned", "toys", "trained"].planned == 0
     assert table.cells["method", "toys", "accuracy"].paper == 0.684
     assert table.cells["better method", "toys", "accuracy"].paper == 0.752
+
+
+def test_rows_are_compared_with_others_than_the_baseline_where_the_plan_says_so(ended):
+    """In the columns that are named, paired by question, and corrected together with all other tests; on every page."""
+    plan, planned = ended(lambda p: p["rows"]["better method"].update(against={"method": ["accuracy"], "untuned": []}))
+    table = make_table(plan, planned, complete=True)
+    rows = ("better method", "method")
+    better, method = ([read_run(planned.runs[i].out, r) for i in planned.cells[r, "toys"]["evaluate"]] for r in rows)
+    items = list(better[0].items.values())
+    sides = [np.array([run.scores("correct", items) for run in runs]) for runs in (method, better)]
+    expected = compare_methods(*sides, [item.image_id for item in items])
+    found = table.cells["better method", "toys", "accuracy"].differences["method"]
+    assert (found.value, found.low, found.high, found.p) == pytest.approx(
+        (expected.difference, expected.low, expected.high, expected.p)
+    )
+    assert set(table.cells["better method", "toys", "balanced"].differences) == {"baseline"}
+    assert "method" not in table.cells["untuned", "toys", "accuracy"].differences
+    tested = [one for cell in table.cells.values() for one in cell.differences.values()]
+    assert len(tested) == 7
+    assert [one.p_holm for one in tested] == pytest.approx(holm([one.p for one in tested]))
+    write_tables(plan, planned, table, [])
+    text = f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}), p = {found.p_holm:.2g}"
+    markdown, html = ((plan.output / f"table.{suffix}").read_text() for suffix in ("md", "html"))
+    assert f"Less method, in points:\n\n| | accuracy |\n|---|---:|\n| better method | {text} |" in markdown
+    assert markdown.index("Less baseline, in points") < markdown.index("Less method, in points")
+    assert "<p>Less method, in points" in html
+    assert text in html
+    lines = list(csv.DictReader((plan.output / "differences.csv").open()))
+    assert len(lines) == 7
+    (line,) = (line for line in lines if line["than"] == "method")
+    assert (line["row"], line["column"]) == ("better method", "accuracy")
+    assert [float(line[key]) for key in ("difference", "low", "high", "p", "p_holm")] == pytest.approx(
+        [found.value, found.low, found.high, found.p, found.p_holm]
+    )
 
 
 def test_tables_say_the_same_in_every_format(ended):
@@ -117,6 +153,7 @@ def test_tables_say_the_same_in_every_format(ended):
     assert (row["seeds"], row["paper"]) == ("2", "0.752")
     stored = json.loads((out / "table.json").read_text())
     assert stored["baseline"] == "baseline"
+    assert stored["cells"][0]["differences"]["baseline"]["p_holm"] <= 1
     assert len(stored["cells"]) == len(rows) == 5 * 5
     for line in markdown.splitlines():
         assert not line.startswith("|") or line.count("|") in (9, 4, 8), line
@@ -154,9 +191,9 @@ def test_rows_that_were_asked_otherwise_are_not_compared(ended):
     table = make_table(plan, planned, complete=True)
     assert len(table.notes) == 4  # accuracy and balanced accuracy; the better method is like it
     assert table.notes[0].startswith("method is not compared: accuracy: baseline has 240 questions, method 240; 'q0'")
-    assert table.cells["method", "toys", "accuracy"].p is None
+    assert table.cells["method", "toys", "accuracy"].differences == {}
     assert table.cells["method", "toys", "accuracy"].interval is not None
-    assert table.cells["untuned", "toys", "accuracy"].p_holm is not None
+    assert table.cells["untuned", "toys", "accuracy"].differences["baseline"].p_holm is not None
 
 
 def test_every_figure_that_is_a_mean_over_questions_has_its_measure(ended):

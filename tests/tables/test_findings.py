@@ -20,6 +20,7 @@ CLAIMS = """
     - {says: plain, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: base}]}
     - {says: turned, where: T1, tests: [{plan: p, column: accuracy, higher: base, than: bad}]}
     - {says: wrong, where: T1, tests: [{plan: p, column: accuracy, higher: bad, than: base}]}
+    - {says: of two others, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: fair}]}
     - {says: unclear, where: T1, tests: [{plan: p, column: accuracy, higher: close, than: base}]}
     - {says: both, where: T1, tests: [{plan: p, column: accuracy, higher: [good, close], than: base}]}
     - {says: alike, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05}]}
@@ -43,12 +44,14 @@ CLAIMS = """
 """
 
 
-def cell(row, column, values, *, planned=None, interval=None, difference=None, p=None):
-    """Make a cell as table.json has it; `difference` is (value, low, high)."""
+def cell(row, column, values, *, planned=None, interval=None, difference=None, p=None, than="base"):
+    """Make a cell as table.json has it; `difference` is (value, low, high), less that of `than`."""
     return {
         "row": row, "dataset": "d", "column": column, "values": values, "planned": planned or len(values),
         "finished": len(values), "mean": float(np.mean(values)) if values else None, "interval": interval,
-        "difference": difference and difference[0], "difference_interval": difference and difference[1:], "p_holm": p,
+        "differences": {than: {**dict(zip(("value", "low", "high"), difference, strict=True)), "p_holm": p}}
+        if difference
+        else {},
     }  # fmt: skip
 
 
@@ -58,6 +61,15 @@ def write_table(folder, title=TITLE, cells=None):
         cells = [
             cell("base", "accuracy", [0.5, 0.5], interval=[0.47, 0.53]),
             cell("good", "accuracy", [0.6, 0.62], interval=[0.58, 0.64], difference=[0.11, 0.08, 0.14], p=0.001),
+            cell(
+                "fair",
+                "accuracy",
+                [0.58, 0.58],
+                interval=[0.5, 0.66],
+                difference=[-0.03, -0.05, -0.01],
+                p=0.04,
+                than="good",
+            ),
             cell("bad", "accuracy", [0.4, 0.4], interval=[0.37, 0.43], difference=[-0.1, -0.13, -0.07], p=0.002),
             cell("close", "accuracy", [0.51, 0.51], interval=[0.48, 0.54], difference=[0.01, -0.02, 0.04], p=0.6),
             cell("half", "accuracy", [0.9], planned=2),
@@ -73,7 +85,7 @@ def write_table(folder, title=TITLE, cells=None):
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "bars.png").write_bytes(b"png")
     (folder / "table.md").write_text("# A table\n")
-    content = {"title": title, "baseline": "base", "cells": cells, "notes": []}
+    content = {"title": title, "cells": cells, "notes": []}
     (folder / "table.json").write_text(json.dumps(content))
     return folder
 
@@ -90,6 +102,7 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
     said = {finding.claim.says: finding.verdict for finding in findings}
     assert said == {
         "plain": Verdict.SHOWS, "turned": Verdict.SHOWS, "wrong": Verdict.NOT, "unclear": Verdict.NOT,
+        "of two others": Verdict.SHOWS,
         "both": Verdict.PART, "alike": Verdict.SHOWS, "not alike": Verdict.NOT, "by intervals": Verdict.SHOWS,
         "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT, "no control": Verdict.CANNOT,
         "graded": Verdict.SHOWS, "blind": Verdict.CANNOT, "from the image": Verdict.SHOWS, "nor here": Verdict.CANNOT,
@@ -110,9 +123,10 @@ def test_with_other_figures_the_verdicts_turn(tmp_path, claims):
     """What showed does not where the difference is as large and not significant, or significant and the other way."""
     table = read_table(write_table(tmp_path / "t"))
     cells = dict(table.cells)
-    cells["good", "d", "accuracy"] = {**cells["good", "d", "accuracy"], "p_holm": 0.06, "interval": [0.2, 0.95]}
+    changed = cell("good", "accuracy", [0.6, 0.62], interval=[0.2, 0.95], difference=[0.11, 0.08, 0.14], p=0.06)
+    cells["good", "d", "accuracy"] = changed
     cells["good", "d", "grade"] = cell("good", "grade", [2.0, 9.0, 4.0])
-    turned = type(table)(table.title, table.baseline, cells)
+    turned = type(table)(table.title, cells)
     said = {f.claim.says: f.verdict for _, some in decide(claims, {"p": turned}) for f in some}
     assert {said[name] for name in ("plain", "both", "by intervals", "by seeds")} == {Verdict.NOT}
     assert said["turned"] is Verdict.SHOWS
@@ -163,16 +177,14 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
     assert "holds no table yet" in capsys.readouterr().err
     assert "**cannot be tested here** | MIMIC-CXR needs" in page
     cells = [
-        cell("untuned", "accuracy", [0.3], interval=[0.28, 0.32], difference=[-0.2, -0.23, -0.17], p=0.001),
+        cell("untuned", "accuracy", [0.3], interval=[0.28, 0.32], difference=[-0.2, -0.23, -0.17], p=0.001, than="FT"),
         *(
-            cell(row, "accuracy", [0.5, 0.52, 0.51], interval=[0.49, 0.53], difference=d, p=p)
+            cell(row, "accuracy", [0.5, 0.52, 0.51], interval=[0.49, 0.53], difference=d, p=p, than="FT")
             for row, d, p in (("FT", None, None), ("FT + shuffling", [0.0, -0.02, 0.02], 1.0),
                               ("InstFree", [0.05, 0.03, 0.07], 0.001), ("InstFree + shuffling", [0.06, 0.04, 0.08], 0.001))
         ),
     ]  # fmt: skip
     table = write_table(tmp_path / "first", cells=cells)
-    content = json.loads((table / "table.json").read_text())
-    (table / "table.json").write_text(json.dumps({**content, "baseline": "FT"}))
     page = run(table)
     assert (
         "| Tuning is needed, every tuned model answers better than the untuned one. | Table 1 | **shows here** |"
@@ -191,11 +203,6 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
         one["dataset"] = "e"
     cells[3] = {**cells[3], "mean": 0.2, "interval": [0.18, 0.22]}
     apart = write_table(tmp_path / "apart", cells=cells)
-    content = json.loads((apart / "table.json").read_text())
-    with pytest.raises(SystemExit):
-        run(apart)
-    assert "have different baselines, 'FT' and 'base'" in capsys.readouterr().err
-    (apart / "table.json").write_text(json.dumps({**content, "baseline": "FT"}))
     page = run(apart)
     assert "| Table 1 | **shows in part** |" in page
     assert "InstFree less untuned, accuracy, d: +21.0 points" in page
@@ -206,6 +213,9 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
     assert "its table is called 'Nobody's', as no packaged plan is" in capsys.readouterr().err
     with pytest.raises(DataError, match="is not there"):
         command.write_findings([tmp_path / "nowhere"], out)
+    del cells[0]["differences"]
+    with pytest.raises(DataError, match="the cell of 'untuned' has no differences; write the table anew"):
+        command.write_findings([write_table(tmp_path / "old", cells=cells)], out)
 
 
 @pytest.mark.parametrize(

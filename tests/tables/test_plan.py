@@ -239,7 +239,42 @@ WRONG = {
     ),
     "no title": (lambda p: p.pop("title"), "give a value for title"),
     "x": (lambda p: p["rows"]["method"].update(x="eight"), "rows.method.x: 'eight' is not a number"),
+    "against nobody": (
+        lambda p: p["rows"]["method"].update(against={"untund": ["accuracy"]}),
+        "rows.method.against: there is no other row 'untund'; did you mean 'untuned'",
+    ),
+    "against itself": (
+        lambda p: p["rows"]["method"].update(against={"method": ["accuracy"]}),
+        "rows.method.against: there is no other row 'method'",
+    ),
+    "against no list": (
+        lambda p: p["rows"]["method"].update(against={"untuned": "accuracy"}),
+        "is not a list of names",
+    ),
+    "against in no column": (
+        lambda p: p["rows"]["method"].update(against={"untuned": ["acuracy"]}),
+        "rows.method.against.untuned: there is no column 'acuracy'; did you mean 'accuracy'",
+    ),
+    "against other keys": (
+        lambda p: p["rows"]["method"].update(against={"prior": ["accuracy"]}),
+        r"rows.method.against.prior: 'prior' shows keys of its own \(values\) and is not compared",
+    ),
+    "against a row of another dataset": (
+        lambda p: (
+            p["datasets"].update(more={"folder": "toys"}),
+            p["rows"]["method"].update(against={"untuned": ["accuracy"]}, datasets=["toys"]),
+            p["rows"]["untuned"].update(datasets=["more"]),
+        ),
+        "rows.method.against.untuned: the two rows have no dataset in common",
+    ),
 }
+
+
+def test_a_row_that_is_compared_with_one_left_out_is_none_the_less_run(write_plan):
+    path = write_plan(lambda p: p["rows"]["method"].update(against={"untuned": ["accuracy"]}))
+    plan, runs = planned(path, "~rows.untuned", "~rows.prior")
+    assert ("method", "toys") in runs.cells
+    assert plan.compared(plan.rows[1], "accuracy") == ["baseline", "untuned"]
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -80,6 +80,8 @@ def check(name, tmp_path, kept):
     left_out = [row for row in node["rows"] if row not in kept]
     written = tmp_path / name
     node["rows"] = {row: {"datasets": [first], **(what or {})} for row, what in node["rows"].items() if row in kept}
+    for what in node["rows"].values():
+        what.pop("against", None)  # of rows that are not kept
     node |= {"baseline": None, "figures": {}}
     written.write_text(yaml.safe_dump(node, sort_keys=False))
     words = [re.sub(r"=([A-Z0-9_]+|[\w-]+\.json)$", f"={tmp_path}", word) for word in first_command(name)[0]]
@@ -102,6 +104,30 @@ def test_both_sizes_have_the_same_rows_columns_and_numbers(name):
             assert tiny["rows"][row].get("paper") == full["rows"][row].get("paper")
         assert tiny.get("baseline") == full.get("baseline")
         assert tiny["seeds"] == full["seeds"]
+
+
+MEANS = re.compile(r"(free\.|attributes\.|unrelated\.)?(\w+\.)*(\w+_)?(accuracy|recall)")
+
+
+def test_claims_compare_what_their_table_compares():
+    """Where a figure is a mean over questions and one table has both rows, the test is the table's own, paired one."""
+    for claim in (claim for paper in read_claims() for claim in paper.claims):
+        for test in claim.tests:
+            plan = PLANS[test.first.plan]
+            rows, column = (
+                [plan["rows"][side.row] or {} for side in (test.first, test.second)],
+                plan["columns"][test.column],
+            )
+            key = column if isinstance(column, str) else column["key"]
+            own = any(row.get("values") for row in rows)
+            if test.first.plan != test.second.plan or own or "read_out" in key or not MEANS.fullmatch(key):
+                continue
+            named = [plan["baseline"] in (test.first.row, test.second.row)]
+            named += [
+                test.column in row.get("against", {}).get(other.row, [])
+                for row, other in zip(rows, (test.second, test.first), strict=True)
+            ]
+            assert any(named), test
 
 
 def test_claims_name_what_plans_have():

@@ -23,7 +23,7 @@ from ift_components.pages import environment, now
 from ift_components.tables.findings.claims import read_claims
 from ift_components.tables.findings.verdicts import Outcome, TableFile, Verdict, decide, joined, read_table
 
-_KEPT = ("table.md", "table.csv", "table.tex", "table.json")
+_KEPT = ("table.md", "table.csv", "differences.csv", "table.tex", "table.json")
 
 
 def plans() -> dict[str, dict[str, Any]]:
@@ -61,7 +61,7 @@ def outcome_text(outcome: Outcome, known: Mapping[str, Mapping[str, Any]]) -> st
     number = isinstance(column, dict) and column.get("unit") == "number"
     scale, unit = (1, "") if number else (100, " points")
     digits = 3 if number else 1
-    difference, low, high = (f"{scale * x:+.{digits}f}" for x in (found.difference, found.low, found.high))
+    difference, low, high = (f"{scale * x:+z.{digits}f}" for x in (found.difference, found.low, found.high))
     how = {"paired": "paired", "intervals": "by both intervals", "seeds": "over seeds alone"}[found.how]
     margin = f", within {scale * comparison.within:g}{unit}?" if comparison.within is not None else ""
     return f"{text}{difference}{unit} ({low} to {high}){margin}, p = {found.p:.2g}, {how}"
@@ -89,7 +89,7 @@ def write_findings(folders: Sequence[Path], out: Path) -> Path:
         out: the folder to write into.
 
     Raises:
-        DataError: if a folder is not there, holds a table of no packaged plan, or two of one plan have different baselines.
+        DataError: if a folder is not there, or holds a table of no packaged plan.
     """
     known = plans()
     found: dict[str, tuple[str, Path, TableFile]] = {}

@@ -2,8 +2,8 @@
 
 A claim that a row is higher shows if the difference is above 0 with p < 0.05 after Holm's correction; a claim that two rows
 are the same shows if the 95 % interval of the difference lies within the stated margin. Neither says anything where both
-rows lie at their control, such as what they score with another image's pixels. Where one of both rows is its table's
-baseline, the table's own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou
+rows lie at their control, such as what they score with another image's pixels. Where the table has compared both rows, its
+own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou
 and Donner 2008, "Construction of confidence limits about effect measures", for independent estimates: too wide, if anything,
 for rows that were asked the same questions), and where a figure has no interval, of the seeds (Welch's t-test; images are not
 in it).
@@ -82,7 +82,6 @@ class TableFile:
     """The table.json of a table folder."""
 
     title: str
-    baseline: str | None
     cells: Mapping[tuple[str, str, str], Mapping[str, Any]]
 
     @property
@@ -103,22 +102,17 @@ def read_table(folder: Path) -> TableFile | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         cells = {(cell["row"], cell["dataset"], cell["column"]): cell for cell in content["cells"]}
-        return TableFile(content["title"], content["baseline"], cells)
+        if old := next((cell for cell in content["cells"] if "differences" not in cell), None):
+            raise DataError(
+                f"{path}: the cell of '{old['row']}' has no differences; write the table anew by its command"
+            )
+        return TableFile(content["title"], cells)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no table of ift_table_recipe ({error!r})") from error
 
 
 def joined(first: TableFile, second: TableFile) -> TableFile:
-    """Return one table of two of the same plan, such as of its datasets run apart; where both have a cell, the second's counts.
-
-    Raises:
-        DataError: if they were compared with different rows.
-    """
-    if first.baseline != second.baseline:
-        raise DataError(
-            f"two tables '{first.title}' have different baselines, '{first.baseline}' and '{second.baseline}'; "
-            "give tables of one plan as it is"
-        )
+    """Return one table of two of the same plan, its datasets run apart; where both have a cell, the second's counts."""
     return replace(second, cells={**first.cells, **second.cells})
 
 
@@ -158,12 +152,10 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
         if len(cell["values"]) < cell["planned"]:
             return f"'{cell['row']}' has no such figure"
     if comparison.first.plan == comparison.second.plan:
-        if comparison.second.row == first.baseline and one["p_holm"] is not None:
-            low, high = one["difference_interval"]
-            return Measured(one["difference"], low, high, one["p_holm"], "paired")
-        if comparison.first.row == first.baseline and other["p_holm"] is not None:
-            low, high = other["difference_interval"]
-            return Measured(-other["difference"], -high, -low, other["p_holm"], "paired")
+        if tested := one["differences"].get(comparison.second.row):
+            return Measured(tested["value"], tested["low"], tested["high"], tested["p_holm"], "paired")
+        if tested := other["differences"].get(comparison.first.row):
+            return Measured(-tested["value"], -tested["high"], -tested["low"], tested["p_holm"], "paired")
     if one["interval"] and other["interval"]:
         return from_intervals(one, other)
     return from_seeds(one["values"], other["values"]) or "one run of either, and no interval"
