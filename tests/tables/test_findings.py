@@ -176,12 +176,14 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
     assert "0 shows here" in page
     assert "holds no table yet" in capsys.readouterr().err
     assert "**cannot be tested here** | MIMIC-CXR needs" in page
+    three = [0.5, 0.52, 0.51]
     cells = [
         cell("untuned", "accuracy", [0.3], interval=[0.28, 0.32], difference=[-0.2, -0.23, -0.17], p=0.001, than="FT"),
         *(
-            cell(row, "accuracy", [0.5, 0.52, 0.51], interval=[0.49, 0.53], difference=d, p=p, than="FT")
-            for row, d, p in (("FT", None, None), ("FT + shuffling", [0.0, -0.02, 0.02], 1.0),
-                              ("InstFree", [0.05, 0.03, 0.07], 0.001), ("InstFree + shuffling", [0.06, 0.04, 0.08], 0.001))
+            cell(row, "accuracy", v, interval=[0.49, 0.53], difference=d, p=p, than="FT")
+            for row, v, d, p in (("FT", three, None, None), ("FT + shuffling", [0.51], [0.0, -0.02, 0.02], 1.0),
+                                 ("InstFree", three, [0.05, 0.03, 0.07], 0.001),
+                                 ("InstFree + shuffling", three, [0.06, 0.04, 0.08], 0.001))
         ),
     ]  # fmt: skip
     table = write_table(tmp_path / "first", cells=cells)
@@ -191,7 +193,17 @@ def test_the_page_and_what_lies_beside_it(tmp_path, monkeypatch, capsys):
         in page
     )
     assert "| Response shuffling helps ordinary tuning. | Tables 1 and 4 | **does not show** |" in page
-    assert "FT less untuned, accuracy, d: +20.0 points (+17.0 to +23.0), p = 0.001, paired" in page
+    assert (
+        "FT less untuned, accuracy, d: +20.0 points (+17.0 to +23.0), p = 0.001, paired, one run of untuned<br>" in page
+    )
+    assert (
+        "InstFree + shuffling less InstFree, accuracy, d: +0.0 points (-2.8 to +2.8), p = 1, by both intervals |"
+        in page
+    )
+    assert (
+        "FT + shuffling less FT, accuracy, d: +0.0 points (-2.0 to +2.0), p = 1, paired, one run of FT + shuffling |"
+        in page
+    )
     assert "### Table 1 on the miniature: d" in page
     assert "[table](table1_tiny-d/table.md)" in page
     assert (out / "table1_tiny-d" / "figures" / "bars.png").read_bytes() == b"png"

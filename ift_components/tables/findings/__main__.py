@@ -64,7 +64,8 @@ def outcome_text(outcome: Outcome, known: Mapping[str, Mapping[str, Any]]) -> st
     difference, low, high = (f"{scale * x:+z.{digits}f}" for x in (found.difference, found.low, found.high))
     how = {"paired": "paired", "intervals": "by both intervals", "seeds": "over seeds alone"}[found.how]
     margin = f", within {scale * comparison.within:g}{unit}?" if comparison.within is not None else ""
-    return f"{text}{difference}{unit} ({low} to {high}){margin}, p = {found.p:.2g}, {how}"
+    single = {0: "", 1: f", one run of {'; '.join(found.single)}", 2: ", one run of either"}[len(found.single)]
+    return f"{text}{difference}{unit} ({low} to {high}){margin}, p = {found.p:.2g}, {how}{single}"
 
 
 def _copied(folder: Path, target: Path) -> list[str]:

@@ -48,6 +48,7 @@ class Measured:
         high: its upper end.
         p: p-value of no difference.
         how: `paired` (the table's own test, corrected there), `intervals` or `seeds`.
+        single: rows with one run, whose part of the interval holds the images alone.
     """
 
     difference: float
@@ -55,6 +56,7 @@ class Measured:
     high: float
     p: float
     how: str
+    single: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,20 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
     for cell in (one, other):
         if len(cell["values"]) < cell["planned"]:
             return f"'{cell['row']}' has no such figure"
-    if comparison.first.plan == comparison.second.plan:
-        if tested := one["differences"].get(comparison.second.row):
+    found = _compared(one, other, one_table=comparison.first.plan == comparison.second.plan)
+    single = tuple(cell["row"] for cell in (one, other) if len(cell["values"]) == 1)
+    return replace(found, single=single) if found else "one run of either, and no interval"
+
+
+def _compared(one: Mapping[str, Any], other: Mapping[str, Any], *, one_table: bool) -> Measured | None:
+    if one_table:
+        if tested := one["differences"].get(other["row"]):
             return Measured(tested["value"], tested["low"], tested["high"], tested["p_holm"], "paired")
-        if tested := other["differences"].get(comparison.first.row):
+        if tested := other["differences"].get(one["row"]):
             return Measured(-tested["value"], -tested["high"], -tested["low"], tested["p_holm"], "paired")
     if one["interval"] and other["interval"]:
         return from_intervals(one, other)
-    return from_seeds(one["values"], other["values"]) or "one run of either, and no interval"
+    return from_seeds(one["values"], other["values"])
 
 
 def _at_control(sides: Sequence[tuple[TableFile, Side]], columns: tuple[str, ...], dataset: str) -> str | None:
