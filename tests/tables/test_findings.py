@@ -24,6 +24,9 @@ CLAIMS = """
     - {says: unclear, where: T1, tests: [{plan: p, column: accuracy, higher: close, than: base}]}
     - {says: both, where: T1, tests: [{plan: p, column: accuracy, higher: [good, close], than: base}]}
     - {says: alike, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.05}]}
+    - {says: one blind, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: base}, &blind
+        {plan: p, column: grade, higher: bad, than: base, control: read}]}
+    - {says: not and blind, where: T1, tests: [{plan: p, column: accuracy, higher: bad, than: base}, *blind]}
     - {says: not alike, where: T1, tests: [{plan: p, column: accuracy, same: [close, base], within: 0.01}]}
     - {says: by intervals, where: T1, tests: [{plan: p, column: accuracy, higher: good, than: bad}]}
     - {says: by seeds, where: T1, tests: [{plan: p, column: grade, higher: good, than: base}]}
@@ -102,7 +105,7 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
     said = {finding.claim.says: finding.verdict for finding in findings}
     assert said == {
         "plain": Verdict.SHOWS, "turned": Verdict.SHOWS, "wrong": Verdict.NOT, "unclear": Verdict.NOT,
-        "of two others": Verdict.SHOWS,
+        "of two others": Verdict.SHOWS, "one blind": Verdict.PART, "not and blind": Verdict.NOT,
         "both": Verdict.PART, "alike": Verdict.SHOWS, "not alike": Verdict.NOT, "by intervals": Verdict.SHOWS,
         "seen": Verdict.SHOWS, "not seen": Verdict.CANNOT, "no control": Verdict.CANNOT,
         "graded": Verdict.SHOWS, "blind": Verdict.CANNOT, "from the image": Verdict.SHOWS, "nor here": Verdict.CANNOT,

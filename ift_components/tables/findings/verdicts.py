@@ -230,10 +230,11 @@ def _verdict(claim: Claim, outcomes: Sequence[Outcome]) -> Verdict:
     verdicts = {outcome.verdict for outcome in outcomes}
     if not outcomes or (claim.cannot and verdicts == {Verdict.NOT_RUN}):
         return Verdict.CANNOT
-    for decides in (Verdict.NOT_RUN, Verdict.CANNOT):
-        if decides in verdicts:
-            return decides
-    return verdicts.pop() if len(verdicts) == 1 else Verdict.PART
+    if Verdict.NOT_RUN in verdicts:
+        return Verdict.NOT_RUN
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    return Verdict.PART if Verdict.SHOWS in verdicts else Verdict.NOT
 
 
 def decide(papers: Sequence[Paper], tables: Mapping[str, TableFile]) -> list[tuple[Paper, list[Finding]]]:
