@@ -125,7 +125,7 @@ def check_merge(cfg: MergeSettings) -> list[Shares]:
             "adapter_dir and tuned_dir: give one of them, the adapter to merge or the checkpoint to blend"
         )
     candidates = parse_blend(cfg.blend)
-    if len(candidates) > 1 and cfg.validation is None:
+    if len(candidates) > 1 and not (cfg.validation or {}).get("data"):
         raise ConfigError("validation: give validation.data, a prepared folder, to choose one of several blends")
     if cfg.tuned_dir is not None and candidates == parse_blend(1):
         raise ConfigError("blend: 1 is tuned_dir itself; give a share below 1 for a part, or several")

@@ -18,7 +18,7 @@ from ift_components.training.settings import TrainSettings
 from ift_components.training.setup import build_optimizer, parameter_groups
 
 # The configs of training and evaluation; the others hold no model to build.
-STAGES = ("_eval.yaml", "_ift.yaml", "_lora.yaml", "_pretrain.yaml", "_vqa.yaml", "_warmup.yaml")
+STAGES = ("_eval.yaml", "_ift.yaml", "_lora.yaml", "_merge.yaml", "_pretrain.yaml", "_vqa.yaml", "_warmup.yaml")
 MODEL_CONFIGS = [name for name in config_names() if name.endswith(STAGES) and not name.startswith("data_")]
 
 
@@ -61,7 +61,7 @@ def test_components_build(name):
     if name.startswith("tiny"):
         transform = instantiate(cfg.tokenizer, "tokenizer")
         assert transform.transform_image.tile_size**2 == model.encoder.clip.patches_per_tile * 14**2
-    if name.endswith(("_eval.yaml", "_pretrain.yaml")) or "shuffling" not in cfg.dataset:
+    if name.endswith(("_eval.yaml", "_merge.yaml", "_pretrain.yaml")) or "shuffling" not in cfg.dataset:
         return
     shuffle = instantiate(cfg.dataset["shuffling"], "dataset.shuffling")
     assert sorted(shuffle("a b, c, d e", (), (0, 0, 1)).split(", ")) == ["a b", "c", "d e"]

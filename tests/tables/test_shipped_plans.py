@@ -104,6 +104,8 @@ def test_both_sizes_have_the_same_rows_columns_and_numbers(name):
             assert tiny["rows"][row].get("paper") == full["rows"][row].get("paper")
         assert tiny.get("baseline") == full.get("baseline")
         assert tiny["seeds"] == full["seeds"]
+    else:
+        assert set(tiny["rows"]) <= set(full["rows"])
 
 
 MEANS = re.compile(r"(free\.|attributes\.|unrelated\.)?(\w+\.)*(\w+_)?(accuracy|recall)")

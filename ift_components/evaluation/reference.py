@@ -1,12 +1,13 @@
-"""The supervised limit: the same vision encoder with one linear head an attribute, trained on the attribute table itself.
+"""The supervised limit: a model's vision encoder with one linear head an attribute, trained on the attribute table itself.
 
-    python -m ift_components.miniature.reference DATA OUT [--epochs 4] [--seed 0] [--split test] [--no-evaluation] \
-        [key=value ...]
+    python -m ift_components.evaluation.reference DATA OUT
+    python -m ift_components.evaluation.reference DATA OUT --config llama32v_eval.yaml --checkpoint-dir MODEL --lr 2e-5
 
 It reads no words, so its scores say how much of each attribute the encoder can learn to see in these images, beside which the
-answers of a tuned model can be read. `key=value` changes `tiny_eval.yaml`, whose `model`, `checkpoint_dir` and `tokenizer` it
-starts from. Leaves `OUT/reference.safetensors` and `OUT/evaluation`, on the questions of any evaluation, for a comparison; with
-`--no-evaluation` the file alone, which an evaluation then names as its `predictor.path`.
+answers of a tuned model can be read. It starts from the `model`, `checkpoint_dir` and `tokenizer` of an evaluation's config and
+computes on its `device` in its `dtype`; weights and optimizer are fp32. Pictures are squashed into one tile. Leaves
+`OUT/reference.safetensors` and `OUT/evaluation`, on the questions of any evaluation, for a comparison; with `--no-evaluation`
+the file alone, which an evaluation then names as its `predictor.path`.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from ift_components.data.prepared import load_reports, read_manifest
 from ift_components.data.rows import Rows
 from ift_components.data.schema import Schema
 from ift_components.data.wording import choice_answer
-from ift_components.distributed import distributed
+from ift_components.distributed import choose_device, distributed
 from ift_components.errors import ConfigError, DataError, UserError
 from ift_components.evaluation.predictors.base import GREEDY, Answer, Sampling, Work
 from ift_components.evaluation.records import Item
@@ -42,6 +43,7 @@ from ift_components.evaluation.run import Evaluation
 from ift_components.evaluation.settings import EvalSettings
 from ift_components.files import atomic_path, require_new_folder, sha256
 from ift_components.models.build import build_for_inference, build_model
+from ift_components.training.settings import parse_dtype
 
 FILE = "reference.safetensors"
 _NOT_APPLICABLE = -1
@@ -53,14 +55,16 @@ class AttributeClassifier(nn.Module):
     """A vision encoder with one linear head an attribute on the mean of its output.
 
     Args:
-        model: a model whose encoder is taken; nothing else of it is.
+        model: a model whose encoder is taken, as fp32; nothing else of it is.
         classes: by attribute, its answers' texts.
+        dtype: what it computes in.
     """
 
-    def __init__(self, model: DeepFusionModel, classes: Classes) -> None:
+    def __init__(self, model: DeepFusionModel, classes: Classes, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.encoder: nn.Module = model.encoder
+        self.encoder: nn.Module = model.encoder.float()
         self.classes = {name: list(texts) for name, texts in classes.items()}
+        self.dtype = dtype
         width: int = model.decoder.output.in_features
         self.norm = nn.LayerNorm(width)
         self.heads = nn.Linear(width, sum(map(len, classes.values())))
@@ -72,7 +76,9 @@ class AttributeClassifier(nn.Module):
             images: [b, 1, 1, 3, h, w] normalised pixels: one tile each.
         """
         ratio = torch.ones(len(images), 1, 2, dtype=torch.int)  # torchtune loops over it in Python
-        features = self.encoder(images, ratio).mean(dim=1)
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            features = self.encoder(images, ratio).mean(dim=1)
+        features = features.float()
         return self.heads(self.norm(features)).split([len(texts) for texts in self.classes.values()], dim=1)
 
 
@@ -149,8 +155,10 @@ def train_reference(cfg: EvalSettings, out: Path, options: ReferenceOptions) -> 
     classes = attribute_classes(schema, rows)
     if not classes:
         raise DataError(f"{cfg.data}: no attribute is asked about and has two values in the training images")
-    model = build_for_inference(cfg.model, cfg.checkpoint_dir, torch.device("cpu"), torch.float32)
-    classifier = AttributeClassifier(model, classes).requires_grad_(requires_grad=True)
+    device, dtype = choose_device(cfg.device), parse_dtype(cfg.dtype)
+    model = build_for_inference(cfg.model, cfg.checkpoint_dir, device, dtype)
+    classifier = AttributeClassifier(model, classes, dtype).to(device).requires_grad_(requires_grad=True)
+    del model  # of its weights the encoder's alone are kept
     picture = ImageTransform(instantiate(cfg.tokenizer, "tokenizer"))
     data = _LabelledImages(rows, schema, classes, picture)
     loader = DataLoader(data, options.batch_size, shuffle=True, drop_last=len(data) >= options.batch_size)
@@ -163,10 +171,11 @@ def train_reference(cfg: EvalSettings, out: Path, options: ReferenceOptions) -> 
     optimizer = torch.optim.AdamW(groups)
     steps = options.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    best = 0.0
+    best = -1.0
     with tqdm(total=steps, desc="reference", unit="step") as bar:
         for _ in range(options.epochs):
-            for images, codes in loader:
+            for batch in loader:
+                images, codes = (tensor.to(device) for tensor in batch)
                 losses = [
                     F.cross_entropy(logits, code, ignore_index=_NOT_APPLICABLE, reduction="sum")
                     for logits, code in zip(classifier(images), codes.T, strict=True)
@@ -187,8 +196,10 @@ def train_reference(cfg: EvalSettings, out: Path, options: ReferenceOptions) -> 
 @torch.no_grad()
 def _mean_accuracy(classifier: AttributeClassifier, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
     """Return the mean over attributes of the share of images whose class is right, where it applies."""
-    right, applicable = (torch.zeros(len(classifier.classes)) for _ in range(2))
-    for images, codes in loader:
+    device = classifier.heads.weight.device
+    right, applicable = (torch.zeros(len(classifier.classes), device=device) for _ in range(2))
+    for batch in loader:
+        images, codes = (tensor.to(device) for tensor in batch)
         chosen = torch.stack([logits.argmax(dim=1) for logits in classifier(images)], dim=1)
         right += (chosen == codes).sum(dim=0)
         applicable += (codes >= 0).sum(dim=0)
@@ -197,7 +208,7 @@ def _mean_accuracy(classifier: AttributeClassifier, loader: DataLoader[tuple[Ten
 
 def _save(classifier: AttributeClassifier, out: Path, cfg: EvalSettings) -> Path:
     path = out / FILE
-    facts = {"model": cfg.model, "tokenizer": cfg.tokenizer, "classes": classifier.classes}
+    facts = {"model": cfg.model, "tokenizer": cfg.tokenizer, "classes": classifier.classes, "dtype": cfg.dtype}
     with atomic_path(path) as temporary:
         save_file(classifier.state_dict(), temporary, {"reference": json.dumps(facts)})
     return path
@@ -209,22 +220,26 @@ class ReferencePredictor:
     Args:
         path: what `train_reference` wrote.
         batch_size: images a pass.
+        device: `cpu`, `cuda` or `auto`.
 
     Raises:
         ConfigError: if the file is no such reference.
     """
 
-    def __init__(self, path: str, *, batch_size: int = 64) -> None:
+    def __init__(self, path: str, *, batch_size: int = 64, device: str = "auto") -> None:
+        self._device = choose_device(device)
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt", device=str(self._device)) as file:
                 facts = json.loads(file.metadata()["reference"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"predictor.path: {path} is no reference: {error}; train one first") from error
         self._path, self._batch_size = path, batch_size
         self._picture = ImageTransform(instantiate(facts["tokenizer"], "tokenizer"))
-        self._classifier = AttributeClassifier(build_model(facts["model"], meta=False), facts["classes"])
-        self._classifier.load_state_dict(state)
+        with torch.device("meta"):  # of a large model no more than the encoder is ever there
+            model = build_model(facts["model"], meta=True)
+            self._classifier = AttributeClassifier(model, facts["classes"], parse_dtype(facts["dtype"]))
+        self._classifier.load_state_dict(state, assign=True)
         self._classifier.eval()
 
     def describe(self) -> dict[str, str | None]:
@@ -250,7 +265,8 @@ class ReferencePredictor:
         for start in range(0, len(work), self._batch_size):
             batch = work[start : start + self._batch_size]
             begin = time.perf_counter()
-            logits = self._classifier(torch.stack([self._picture(one.item.picture()) for one in batch]))
+            images = torch.stack([self._picture(one.item.picture()) for one in batch])
+            logits = self._classifier(images.to(self._device))
             seconds = (time.perf_counter() - begin) / len(batch)
             for row, one in enumerate(batch):
                 number = names.index(one.item.attribute)
@@ -267,29 +283,29 @@ def main() -> None:
     parser.add_argument("data", help="prepared folder")
     parser.add_argument("out", type=Path, help="folder to create")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=3e-4, help="of the encoder, the heads have ten times as much")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="test", help="split that is asked about (default test)")
     parser.add_argument("--no-evaluation", action="store_true", help="train only")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to tiny_eval.yaml")
+    parser.add_argument("--config", default="tiny_eval.yaml", help="of an evaluation (default tiny_eval.yaml)")
+    parser.add_argument("--checkpoint-dir", help="what the encoder starts from; by default what the config says")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args()
+    given = [f"data={args.data}", f"output_dir={args.out / 'evaluation'}", *args.overrides]
+    given += [f"checkpoint_dir={args.checkpoint_dir}"] if args.checkpoint_dir is not None else []
+    predictor = f"predictor._component_={__spec__.name}.ReferencePredictor"
+    asked = [f"split={args.split}", "scoring=generate", "checkpoint_dir=null", "label=supervised reference", predictor]
     try:
-        cfg = load_config("tiny_eval.yaml", [f"data={args.data}", *args.overrides], EvalSettings)
+        cfg = load_config(args.config, given, EvalSettings)
         require_new_folder(args.out, "OUT").mkdir(parents=True, exist_ok=True)
-        path = train_reference(cfg, args.out, ReferenceOptions(epochs=args.epochs, lr=args.lr, seed=args.seed))
+        options = ReferenceOptions(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+        path = train_reference(cfg, args.out, options)
         if args.no_evaluation:
             print(path)
             return
-        predictor = f"predictor._component_={__spec__.name}.ReferencePredictor"
-        asked = [
-            f"data={args.data}",
-            f"split={args.split}",
-            f"output_dir={args.out / 'evaluation'}",
-            "scoring=generate",
-        ]
-        asked += ["checkpoint_dir=null", "label=supervised reference", predictor, f"predictor.path={path}"]
-        evaluation = load_config("tiny_eval.yaml", asked, EvalSettings)
-        with distributed("cpu") as world:
+        evaluation = load_config(args.config, [*given, *asked, f"predictor.path={path}"], EvalSettings)
+        with distributed(cfg.device) as world:
             results = Evaluation(evaluation, world).run()
     except UserError as error:
         sys.exit(f"error: {error}")
