@@ -76,7 +76,8 @@ def check(name, tmp_path, kept):
     for row in kept:  # grows: what a row is like may be like another
         like = (node["rows"][row] or {}).get("like")
         kept += [like] if like else []
-    first = next(iter(node["datasets"]))
+    commanded = first_command(name)[0]
+    first = next(dataset for dataset in node["datasets"] if f"~datasets.{dataset}" not in commanded)
     left_out = [row for row in node["rows"] if row not in kept]
     written = tmp_path / name
     node["rows"] = {row: {"datasets": [first], **(what or {})} for row, what in node["rows"].items() if row in kept}
@@ -84,7 +85,7 @@ def check(name, tmp_path, kept):
         what.pop("against", None)  # of rows that are not kept
     node |= {"baseline": None, "figures": {}}
     written.write_text(yaml.safe_dump(node, sort_keys=False))
-    words = [re.sub(r"=([A-Z0-9_]+|[\w-]+\.json)$", f"={tmp_path}", word) for word in first_command(name)[0]]
+    words = [re.sub(r"=([A-Z0-9_]+|[\w-]+\.json)$", f"={tmp_path}", word) for word in commanded]
     words = [word for word in words if not any(f"rows.{row}" in word for row in left_out)]
     planned = plan_runs(load_plan(str(written), [*words, f"output_dir={tmp_path / 'out'}", "seeds=[0]"]))
     assert {row for run in planned.runs.values() for row in run.rows} == set(kept)
