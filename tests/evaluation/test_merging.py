@@ -122,6 +122,7 @@ def test_wrong_merges_are_refused(merge, tuned, tmp_path):
         ([f"tuned_dir={tuned}", "blend={head: 0.5}"], "blend: 'head' is not one of encoder, fusion, decoder"),
         ([f"tuned_dir={tuned}", "blend=1.5"], "blend: 1.5 for the encoder is not a number from 0"),
         ([f"tuned_dir={tuned}", "blend=[0.5,1]", "validation=null"], "validation: give validation.data"),
+        ([f"tuned_dir={tuned}", "blend=[0.5,1]", "validation.data=null"], "validation: give validation.data"),
         ([f"adapter_dir={tuned}"], "has no ift_adapter.json; expected the adapter folder"),
     ):
         with pytest.raises(ConfigError, match=message):
