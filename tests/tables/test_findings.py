@@ -114,6 +114,10 @@ def test_every_verdict_by_its_rule(tmp_path, claims):
     }  # fmt: skip
     turned = next(f for f in findings if f.claim.says == "turned").outcomes[0].measured
     assert (turned.difference, turned.low, turned.high, turned.how) == (0.1, 0.07, 0.13, "paired")
+    table = read_table(tmp_path / "t")
+    more = {**table.cells, ("base", "e", "accuracy"): table.cells["base", "d", "accuracy"]}
+    ((_, with_more),) = decide(claims, {"p": type(table)(table.title, more)})
+    assert [f.verdict for f in with_more] == [f.verdict for f in findings]  # of dataset e only one row is there
     blind = next(f for f in findings if f.claim.says == "blind").outcomes[0]
     assert blind.reason.startswith(
         "neither is in 'accuracy' above 'other image' (40.0 % beside 50.0 %, 50.0 % beside 50.0 %)"

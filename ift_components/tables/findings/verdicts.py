@@ -185,28 +185,25 @@ def _at_control(sides: Sequence[tuple[TableFile, Side]], columns: tuple[str, ...
     return f"neither is in '{columns[0]}' above {other} ({', '.join(texts)}), so that what is seen is not compared"
 
 
-def _finished(table: TableFile | None, side: Side, dataset: str, column: str) -> bool:
-    cell = table.cells.get((side.row, dataset, column)) if table is not None else None
-    return cell is not None and 0 < cell["planned"] == cell["finished"]
+def _finished(table: TableFile, side: Side, dataset: str, column: str) -> bool:
+    cell = table.cells[side.row, dataset, column]
+    return bool(0 < cell["planned"] == cell["finished"])
 
 
 def _outcomes(comparison: Comparison, tables: Mapping[str, TableFile]) -> list[Outcome]:
-    """Return what is measured of a comparison on each dataset; verdicts of what has been measured come later."""
+    """Return what is measured on each dataset that has both rows; verdicts of what has been measured come later."""
     first, second = tables.get(comparison.first.plan), tables.get(comparison.second.plan)
-    shared = [name for name in (first.datasets if first else []) if second is not None and name in second.datasets]
-    wanted = [name for name in shared if not comparison.datasets or name in comparison.datasets]
+    if first is None or second is None:
+        return [Outcome(comparison, "", Verdict.NOT_RUN)]
+    sides = ((first, comparison.first), (second, comparison.second))
     outcomes = []
-    for dataset in wanted:
-        sides = ((first, comparison.first), (second, comparison.second))
-        if (
-            first is None
-            or second is None
-            or not all(_finished(table, side, dataset, comparison.column) for table, side in sides)
-        ):
+    for dataset in comparison.datasets or first.datasets:
+        if not all((side.row, dataset, comparison.column) in table.cells for table, side in sides):
+            continue  # a row may be meant for some of its plan's datasets
+        if not all(_finished(table, side, dataset, comparison.column) for table, side in sides):
             outcomes.append(Outcome(comparison, dataset, Verdict.NOT_RUN))
             continue
-        both = [(first, comparison.first), (second, comparison.second)]
-        blind = _at_control(both, comparison.control, dataset) if comparison.control else None
+        blind = _at_control(sides, comparison.control, dataset) if comparison.control else None
         found = blind or measure(first, second, comparison, dataset)
         if isinstance(found, str):
             outcomes.append(Outcome(comparison, dataset, Verdict.CANNOT, reason=found))
