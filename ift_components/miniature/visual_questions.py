@@ -22,8 +22,6 @@ def smear_questions(
     train: int = 2000,
     val: int = 300,
     test: int = 500,
-    independent: bool = False,
-    side: int = 84,
     seed: int = 0,
     root: str | None = None,
 ) -> Source:
@@ -36,8 +34,6 @@ def smear_questions(
         train: images of the training split.
         val: images of the validation split.
         test: images of the test split.
-        independent: draw attributes independently, instead of as they occur together in WBCAtt.
-        side: side of the images in pixels.
         seed: seed of attributes, drawings and questions.
         root: folder for images and table; null takes one in the cache.
 
@@ -47,7 +43,7 @@ def smear_questions(
     names = [attribute.name for attribute in SCHEMA.attributes]
     if not 1 <= questions <= len(names):
         raise ConfigError(f"builder.questions: {questions} is not a number from 1 to {len(names)}, the attributes")
-    cells = smears(train=train, val=val, test=test, independent=independent, side=side, seed=seed, root=root)
+    cells = smears(train=train, val=val, test=test, seed=seed, root=root)
 
     def records(problems: Problems) -> Iterator[Record]:
         for number, record in enumerate(cells.records(problems)):

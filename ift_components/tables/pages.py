@@ -114,7 +114,7 @@ def is_clear(found: Difference | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedRows:
     """The rows of a dataset that are compared with one row, and the columns in which some of them are."""
 
     than: str
@@ -122,16 +122,16 @@ class Comparison:
     columns: list[str]
 
 
-def comparisons(plan: Plan, table: Table, dataset: str) -> list[Comparison]:
+def comparisons(plan: Plan, table: Table, dataset: str) -> list[ComparedRows]:
     """Return all comparisons of a dataset, those with the baseline first."""
-    found: dict[str, tuple[dict[str, None], set[str]]] = {}
-    for (row, name, title), cell in table.cells.items():
-        for than in cell.differences if name == dataset else ():
-            rows, columns = found.setdefault(than, ({}, set()))
-            rows[row] = None
-            columns.add(title)
-    first = sorted(found, key=lambda than: than != plan.baseline)
-    return [Comparison(t, list(found[t][0]), [c for c in plan.columns if c in found[t][1]]) for t in first]
+    cells = {(row, title): cell for (row, name, title), cell in table.cells.items() if name == dataset}
+    others = dict.fromkeys(than for cell in cells.values() for than in cell.differences)
+    compared = []
+    for than in sorted(others, key=lambda than: than != plan.baseline):
+        places = [place for place, cell in cells.items() if than in cell.differences]
+        rows, titles = (dict.fromkeys(side) for side in zip(*places, strict=True))
+        compared.append(ComparedRows(than, list(rows), [title for title in plan.columns if title in titles]))
+    return compared
 
 
 def seeds_text(plan: Plan, table: Table, row: str, dataset: str) -> str:
