@@ -139,6 +139,19 @@ def test_with_other_figures_the_verdicts_turn(tmp_path, claims):
     assert said["turned"] is Verdict.SHOWS
 
 
+def test_rows_that_answer_every_question_alike_are_judged_by_their_intervals(tmp_path, claims):
+    """No pair differs, which is no proof to the last digit that the methods are the same."""
+    table = read_table(write_table(tmp_path / "t"))
+    twin = cell("close", "accuracy", [0.5, 0.5], interval=[0.47, 0.53], difference=[0.0, 0.0, 0.0], p=1.0)
+    ((_, findings),) = decide(
+        claims, {"p": type(table)(table.title, {**table.cells, ("close", "d", "accuracy"): twin})}
+    )
+    judged = next(f for f in findings if f.claim.says == "not alike")
+    measured = judged.outcomes[0].measured
+    assert (judged.verdict, measured.how) == (Verdict.NOT, "intervals")
+    assert (measured.low, measured.high) == pytest.approx((-0.03 * 2**0.5, 0.03 * 2**0.5))
+
+
 def test_own_tests_are_corrected_together(tmp_path, claims):
     """Two tests are made beside the table's own: by Holm the smaller p is doubled."""
     table = read_table(write_table(tmp_path / "t"))

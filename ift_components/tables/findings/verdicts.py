@@ -3,10 +3,10 @@
 A claim that a row is higher shows if the difference is above 0 with p < 0.05 after Holm's correction; a claim that two rows
 are the same shows if the 95 % interval of the difference lies within the stated margin. Neither says anything where both
 rows lie at their control, such as what they score with another image's pixels. Where the table has compared both rows, its
-own test stands, which is paired by question. Else the interval is made of both rows' own (MOVER: Zou
-and Donner 2008, "Construction of confidence limits about effect measures", for independent estimates: too wide, if anything,
-for rows that were asked the same questions), and where a figure has no interval, of the seeds (Welch's t-test; images are not
-in it).
+own test stands, which is paired by question. Else, and where both rows answer every question alike so that the pairs know no
+variance, the interval is made of both rows' own (MOVER: Zou and Donner 2008, "Construction of confidence limits about effect
+measures", for independent estimates: too wide, if anything, for rows that were asked the same questions), and where a figure
+has no interval, of the seeds (Welch's t-test; images are not in it).
 """
 
 import json
@@ -160,10 +160,11 @@ def measure(first: TableFile, second: TableFile, comparison: Comparison, dataset
 
 def _compared(one: Mapping[str, Any], other: Mapping[str, Any], *, one_table: bool) -> Measured | None:
     if one_table:
-        if tested := one["differences"].get(other["row"]):
-            return Measured(tested["value"], tested["low"], tested["high"], tested["p_holm"], "paired")
-        if tested := other["differences"].get(one["row"]):
-            return Measured(-tested["value"], -tested["high"], -tested["low"], tested["p_holm"], "paired")
+        for cell, row, sign in ((one, other["row"], 1), (other, one["row"], -1)):
+            tested = cell["differences"].get(row)
+            if tested and tested["low"] < tested["high"]:
+                low, high = sorted((sign * tested["low"], sign * tested["high"]))
+                return Measured(sign * tested["value"], low, high, tested["p_holm"], "paired")
     if one["interval"] and other["interval"]:
         return from_intervals(one, other)
     return from_seeds(one["values"], other["values"])
