@@ -16,6 +16,7 @@ from ift_components.pages import data_url, printable, tex
 COLOURS = ("#1b6ca8", "#d1495b", "#3a8f5c", "#8e5ea2", "#c98a1b", "#4d4d4d", "#17a2b8", "#a0522d")
 _MARKS = (("#111111", "solid"), ("#777777", "dotted"), ("#c98a1b", "dashed"))  # colour and style of each mark
 _FEWEST_AXES = 3  # a radar chart of fewer is no area
+_LEGEND_COLUMNS = 3
 PAPER_DATASETS = ("SKINCON", "WBCAtt", "CBIS")
 Bar = tuple[float, tuple[float, float]]  # a share and its interval
 
@@ -27,7 +28,7 @@ def plain_text() -> Iterator[None]:
         yield
 
 
-def _legend(figure: Figure, artists: Sequence[Any], columns: int = 3) -> None:
+def _legend(figure: Figure, artists: Sequence[Any], columns: int = _LEGEND_COLUMNS) -> None:
     # Labels are put in afterwards: matplotlib leaves out those that begin with an underscore.
     place = {"loc": "lower center", "ncols": columns, "fontsize": 8, "frameon": False}
     legend = figure.legend(artists, ["-"] * len(artists), **place)
@@ -51,7 +52,12 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
         return None
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     closed = [*angles, angles[0]]
-    figure = Figure(figsize=(6.4, 5.4), dpi=110)
+    ticks = [printable(name.replace(" ", "\n")) for name in names]
+    # In inches, below and above 4 of chart: the names of attributes, and the legend's rows of three.
+    legend_rows = -(-(len(lines) + 1) // _LEGEND_COLUMNS)
+    above = 0.3 + 0.15 * max(tick.count("\n") + 1 for tick in ticks)
+    below = above + 0.1 + 0.2 * legend_rows
+    figure = Figure(figsize=(6.4, 4 + above + below), dpi=110)
     canvas = FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot(projection="polar")
     axes.set_theta_offset(np.pi / 2)
@@ -65,7 +71,7 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
         axes.fill(closed, [*heights, heights[0]], color=colour, alpha=0.12)
     heights = [100 * baseline[name] for name in names]
     axes.plot(closed, [*heights, heights[0]], color="#777777", linewidth=1, linestyle="--", gid="chance")
-    axes.set_xticks(angles, [printable(name.replace(" ", "\n")) for name in names], fontsize=8)
+    axes.set_xticks(angles, ticks, fontsize=8)
     axes.tick_params(axis="x", pad=14)
     axes.set_ylim(0, 100)
     axes.set_yticks([20, 40, 60, 80, 100])
@@ -73,7 +79,8 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
     axes.grid(color="#dddddd")
     axes.spines["polar"].set_color("#cccccc")
     _legend(figure, axes.lines)
-    figure.subplots_adjust(left=0.12, right=0.88, top=0.9, bottom=0.16)
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.12, right=0.88, top=1 - above / height, bottom=below / height)
     return _picture(canvas)
 
 
