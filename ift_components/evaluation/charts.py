@@ -28,9 +28,14 @@ def plain_text() -> Iterator[None]:
         yield
 
 
-def _legend(figure: Figure, artists: Sequence[Any], columns: int = _LEGEND_COLUMNS) -> None:
+def _legend_height(labels: int) -> float:
+    """Return the inches that a legend of so many labels takes."""
+    return 0.2 * -(-labels // _LEGEND_COLUMNS)
+
+
+def _legend(figure: Figure, artists: Sequence[Any]) -> None:
     # Labels are put in afterwards: matplotlib leaves out those that begin with an underscore.
-    place = {"loc": "lower center", "ncols": columns, "fontsize": 8, "frameon": False}
+    place = {"loc": "lower center", "ncols": _LEGEND_COLUMNS, "fontsize": 8, "frameon": False}
     legend = figure.legend(artists, ["-"] * len(artists), **place)
     for text, artist in zip(legend.get_texts(), artists, strict=True):
         text.set_text(artist.get_gid())
@@ -53,10 +58,9 @@ def radar(lines: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     closed = [*angles, angles[0]]
     ticks = [printable(name.replace(" ", "\n")) for name in names]
-    # In inches, below and above 4 of chart: the names of attributes, and the legend's rows of three.
-    legend_rows = -(-(len(lines) + 1) // _LEGEND_COLUMNS)
+    # In inches, above and below 4 of chart: the names of attributes, and the legend.
     above = 0.3 + 0.15 * max(tick.count("\n") + 1 for tick in ticks)
-    below = above + 0.1 + 0.2 * legend_rows
+    below = above + 0.1 + _legend_height(len(lines) + 1)
     figure = Figure(figsize=(6.4, 4 + above + below), dpi=110)
     canvas = FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot(projection="polar")
@@ -109,7 +113,7 @@ def interval_bars(
     names = list(next(iter(groups.values())))
     thickness = 0.8 / len(groups)
     row = max(0.42, 0.19 * len(groups))
-    height = 1.1 + row * len(names) + 0.2 * ((len(groups) + len(marks) + 2) // 3)
+    height = 1.1 + row * len(names) + _legend_height(len(groups) + len(marks))
     figure = Figure(figsize=(6.4, height), dpi=110)
     canvas = FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
@@ -148,7 +152,7 @@ def interval_bars(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     _legend(figure, [artist for artist in (*axes.patches, *axes.collections) if artist.get_gid()])
-    figure.tight_layout(rect=(0, (0.25 + 0.2 * ((len(groups) + len(marks) + 2) // 3)) / height, 1, 1))
+    figure.tight_layout(rect=(0, (0.25 + _legend_height(len(groups) + len(marks))) / height, 1, 1))
     return _picture(canvas)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ift_components.data.prepared import QUESTION_FEATURES
 from ift_components.errors import UserError
-from ift_components.evaluation import parsing
+from ift_components.evaluation import charts, parsing
 from ift_components.evaluation.charts import interval_bars, radar
 from ift_components.evaluation.compare import compare
 from ift_components.evaluation.items import question_items
@@ -145,6 +145,21 @@ def test_comparing_needs_the_folders_alone(eval_config, prepared, world, tmp_pat
     first, second = (compare(eval_config(given, *gone, out=out)) for out in ("one", "two"))
     assert first["pairs"] == second["pairs"]
     assert first["pairs"][0]["difference"] == 0  # the same model, whatever the file says of it
+
+
+@pytest.mark.parametrize("lines", [1, 7, 11])
+def test_a_radars_legend_lies_below_the_names_of_attributes(monkeypatch, lines):
+    """However many rows it has; the lowest name has three lines here."""
+    figures = []
+    monkeypatch.setattr(charts, "_picture", lambda canvas: figures.append(canvas.figure))
+    names = ["size", "colour", "nuclear cytoplasmic ratio", "texture"]
+    radar({f"a method {index}": dict.fromkeys(names, 0.5) for index in range(lines)}, dict.fromkeys(names, 0.25))
+    (figure,) = figures
+    figure.canvas.draw()
+    (legend,), (axes,) = figure.legends, figure.axes
+    lowest = min(label.get_window_extent().y0 for label in axes.get_xticklabels())
+    assert legend.get_window_extent().y0 >= 0
+    assert legend.get_window_extent().y1 < lowest
 
 
 def test_charts_draw_any_name():
